@@ -1,0 +1,67 @@
+//! The model's own tokenizer, with truncation and padding off.
+
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Digest;
+
+/// A tokenizer that never truncates and never pads, whatever its file says.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    digest: Digest,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::from(e).with("file", path.display()))?;
+        Self::from_bytes(&bytes).map_err(|e| e.with("file", path.display()))
+    }
+
+    /// Parses the bytes of a `tokenizer.json`.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|e| Error::new(ErrorKind::ModelMismatch, "this is not a tokenizer file").because(e))?;
+        inner
+            .with_truncation(None)
+            .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot switch truncation off").because(e))?;
+        inner.with_padding(None);
+        Ok(Self { inner, digest: Digest::of(bytes) })
+    }
+
+    /// Digest of the tokenizer's file.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Byte spans in `text` of its tokens, special tokens not counted.
+    pub fn spans(&self, text: &str) -> Result<Vec<(usize, usize)>> {
+        Ok(self.inner.encode(text, false).map_err(failed)?.get_offsets().to_vec())
+    }
+
+    /// Number of tokens, special tokens not counted.
+    pub fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.inner.encode_fast(text, false).map_err(failed)?.len())
+    }
+
+    /// Token ids as the model takes them, special tokens included.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// Number of special tokens that `encode` adds.
+    pub fn special_tokens(&self) -> Result<usize> {
+        Ok(self.encode("")?.len())
+    }
+}
+
+fn failed(e: tokenizers::Error) -> Error {
+    Error::new(ErrorKind::Unexpected, "the tokenizer failed on a text").because(e)
+}

@@ -1,0 +1,19 @@
+//! regrow rebuilds a vector database from its source corpus.
+//!
+//! The corpus is the backup; vectors, collection and index are derived. See `ARCHITECTURE.md`.
+#![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
+
+pub mod chunk;
+pub mod corpus;
+pub mod embed;
+pub mod error;
+pub mod event;
+pub mod ids;
+pub mod model;
+pub mod pipeline;
+pub mod targets;
+pub mod vectors;
+
+pub use error::{Error, ErrorKind, Result};

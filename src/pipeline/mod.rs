@@ -1,0 +1,5 @@
+//! A pipeline: one TOML file that says which corpus, chunking, model, repository and target.
+
+mod settings;
+
+pub use settings::*;

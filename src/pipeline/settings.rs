@@ -1,0 +1,348 @@
+//! What a pipeline file holds. Unknown keys are errors; every default is written here once.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Dtype;
+
+/// A complete pipeline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Name of the pipeline: groups snapshots, and is the default collection name.
+    pub name: String,
+    /// Where the documents are.
+    pub corpus: CorpusSettings,
+    /// How they are cut.
+    #[serde(default)]
+    pub chunking: ChunkingSettings,
+    /// What turns chunks into vectors.
+    #[serde(default)]
+    pub model: ModelSettings,
+    /// Where snapshots and vector sets are kept.
+    pub repository: RepositorySettings,
+    /// Where the vectors are served from.
+    pub target: TargetSettings,
+    /// How a restore is checked.
+    #[serde(default)]
+    pub validation: ValidationSettings,
+    /// What a drill must reach.
+    #[serde(default)]
+    pub drill: DrillSettings,
+}
+
+/// What to do with a document that cannot be read, decoded or parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadDocument {
+    /// Stop the run with an error that names it.
+    #[default]
+    Fail,
+    /// Leave it out, name it and count it.
+    Skip,
+}
+
+/// `[corpus]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusSettings {
+    /// A directory or an object-store URL (`file://`, `s3://`, `gs://`, `az://`).
+    pub url: String,
+    /// Globs of paths to take; empty means every path with a known extension.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// Globs of paths to leave out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Whether names that begin with a dot are taken.
+    #[serde(default)]
+    pub hidden: bool,
+    /// Character encoding of text files (a WHATWG label); detected when absent.
+    #[serde(default)]
+    pub encoding: Option<String>,
+    /// What to do with bad documents.
+    #[serde(default)]
+    pub on_bad_document: OnBadDocument,
+    /// Largest document, in bytes; a larger one is a bad document.
+    #[serde(default = "default_max_document_bytes")]
+    pub max_document_bytes: u64,
+    /// A pattern of path segments such as `{product}/{version}/**`: named segments become metadata;
+    /// `{tenant}` becomes the tenant.
+    #[serde(default)]
+    pub path_metadata: Option<String>,
+    /// How record files are read; the first entry whose globs match a path is used.
+    #[serde(default)]
+    pub records: Vec<RecordSettings>,
+}
+
+fn default_max_document_bytes() -> u64 {
+    256 << 20
+}
+
+/// Format of a record file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordFormat {
+    /// One JSON object per line.
+    Jsonl,
+    /// Comma-separated values with a header line.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// `[[corpus.records]]`: files that hold one document per record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordSettings {
+    /// Globs of the files.
+    pub include: Vec<String>,
+    /// Format; by the file's extension when absent.
+    #[serde(default)]
+    pub format: Option<RecordFormat>,
+    /// Field with the record's id. Dots reach into objects: `doc.id`.
+    pub id: String,
+    /// Fields whose texts are joined by a blank line.
+    pub text: Vec<String>,
+    /// Structure of the text.
+    #[serde(default)]
+    pub markup: Markup,
+    /// Field with the title.
+    #[serde(default)]
+    pub title: Option<String>,
+    /// Field with the tenant.
+    #[serde(default)]
+    pub tenant: Option<String>,
+    /// Field with the acl: a list, or text separated by commas.
+    #[serde(default)]
+    pub acl: Option<String>,
+    /// Fields kept as metadata; `["*"]` keeps all that are not used otherwise.
+    #[serde(default)]
+    pub metadata: Vec<String>,
+    /// CSV separator, one character.
+    #[serde(default = "default_delimiter")]
+    pub delimiter: String,
+}
+
+fn default_delimiter() -> String {
+    ",".to_owned()
+}
+
+/// Structure of a record's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Markup {
+    /// Plain text.
+    #[default]
+    Plain,
+    /// Markdown.
+    Markdown,
+    /// HTML, converted to Markdown.
+    Html,
+}
+
+/// `[chunking]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChunkingSettings {
+    /// Most tokens in a chunk, special tokens not counted; 0 means as many as the model takes.
+    pub size: u32,
+    /// Most tokens that a chunk shares with the one before it.
+    pub overlap: u32,
+}
+
+impl Default for ChunkingSettings {
+    fn default() -> Self {
+        Self { size: 200, overlap: 20 }
+    }
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSettings {
+    /// Name of a model card (`regrow models` lists them) or path of a card file.
+    pub name: String,
+    /// A directory or object-store URL with the model's files, tried before the card's sources.
+    pub source: Option<String>,
+    /// Number format of the computation.
+    pub dtype: Dtype,
+    /// Workers, each on one core; 0 means one per core.
+    pub workers: usize,
+    /// Most tokens in a batch.
+    pub batch_tokens: usize,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self { name: "all-MiniLM-L6-v2".to_owned(), source: None, dtype: Dtype::F32, workers: 0, batch_tokens: 2048 }
+    }
+}
+
+/// `[repository]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositorySettings {
+    /// A directory or an object-store URL.
+    pub url: String,
+}
+
+/// `[target]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetSettings {
+    /// Which database.
+    pub kind: TargetKind,
+    /// Directory of the embedded database.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Production name of the collection; the pipeline's name when absent.
+    #[serde(default)]
+    pub collection: Option<String>,
+    /// Index parameters.
+    #[serde(default)]
+    pub index: IndexSettings,
+    /// Payload fields that get an index, and their type. `document_id`, `tenant` and `acl` always get one.
+    #[serde(default)]
+    pub payload_indexes: BTreeMap<String, FieldType>,
+    /// Whether a passing restore becomes the production collection.
+    #[serde(default)]
+    pub promote: PromotePolicy,
+}
+
+/// A vector database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetKind {
+    /// Qdrant's engine in process, in a directory.
+    Embedded,
+    /// In memory, gone when the process ends: for tests and measurements.
+    Memory,
+}
+
+impl TargetKind {
+    /// Lower-case name, as in pipeline files and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// When a restored collection becomes the production collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromotePolicy {
+    /// After every check has passed.
+    #[default]
+    OnPass,
+    /// Only when asked for.
+    Never,
+}
+
+/// `[target.index]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IndexSettings {
+    /// HNSW: links per node.
+    pub m: u32,
+    /// HNSW: candidates while building.
+    pub ef_construct: u32,
+    /// HNSW: candidates while searching.
+    pub ef_search: u32,
+    /// Build threads; 0 means one per core.
+    pub threads: usize,
+}
+
+impl Default for IndexSettings {
+    fn default() -> Self {
+        Self { m: 16, ef_construct: 128, ef_search: 128, threads: 0 }
+    }
+}
+
+/// Type of a payload field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldType {
+    /// Exact text values, or lists of them.
+    Keyword,
+    /// Whole numbers.
+    Integer,
+    /// Floating-point numbers.
+    Float,
+    /// True or false.
+    Bool,
+    /// RFC 3339 times.
+    Datetime,
+}
+
+/// `[validation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ValidationSettings {
+    /// JSONL file of golden queries.
+    pub golden: Option<String>,
+    /// Chunks sampled for vector, payload and self-retrieval checks.
+    pub sample: usize,
+    /// Queries for recall of the index against exact search.
+    pub recall_queries: usize,
+    /// k of recall@k.
+    pub k: usize,
+    /// Least mean recall@k of the index against exact search.
+    pub min_recall: f64,
+    /// Least share of sampled chunks that find themselves first.
+    pub min_self_retrieval: f64,
+    /// Least cosine between a canary's recorded and recomputed vector.
+    pub min_canary_cosine: f64,
+    /// Thresholds for golden queries.
+    pub golden_thresholds: GoldenThresholds,
+}
+
+impl Default for ValidationSettings {
+    fn default() -> Self {
+        Self {
+            golden: None,
+            sample: 200,
+            recall_queries: 100,
+            k: 10,
+            min_recall: 0.95,
+            min_self_retrieval: 0.95,
+            min_canary_cosine: 0.9999,
+            golden_thresholds: GoldenThresholds::default(),
+        }
+    }
+}
+
+/// `[validation.golden_thresholds]`: Qdrant's guidance for migrations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GoldenThresholds {
+    /// Least mean recall@k.
+    pub mean: f64,
+    /// Least median recall@k.
+    pub median: f64,
+    /// Least 5th percentile of recall@k.
+    pub p5: f64,
+    /// Least share of queries whose first hit is the recorded or an expected one.
+    pub top1: f64,
+}
+
+impl Default for GoldenThresholds {
+    fn default() -> Self {
+        Self { mean: 0.85, median: 0.90, p5: 0.60, top1: 0.80 }
+    }
+}
+
+/// `[drill]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrillSettings {
+    /// Longest allowed time from start to a passing validation, in seconds.
+    pub rto_seconds: Option<f64>,
+    /// Longest allowed age of the snapshot, in seconds.
+    pub rpo_seconds: Option<f64>,
+    /// Use vectors that are in the repository instead of computing all of them again.
+    pub reuse: bool,
+}

@@ -1,0 +1,245 @@
+//! What is said to and heard from a target.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::ids::{ChunkId, Digest};
+use crate::model::Metric;
+use crate::pipeline::{FieldType, IndexSettings};
+
+/// Payload fields that regrow writes on every point.
+pub mod field {
+    /// Id of the document.
+    pub const DOCUMENT_ID: &str = "document_id";
+    /// Position of the chunk in its document, from 0.
+    pub const ORDINAL: &str = "ordinal";
+    /// First byte of the span in the document's text.
+    pub const START: &str = "start";
+    /// One past the last byte of the span.
+    pub const END: &str = "end";
+    /// The chunk's text.
+    pub const TEXT: &str = "text";
+    /// The document's title.
+    pub const TITLE: &str = "title";
+    /// The document's tenant.
+    pub const TENANT: &str = "tenant";
+    /// The document's acl.
+    pub const ACL: &str = "acl";
+    /// The document's metadata, an object.
+    pub const METADATA: &str = "metadata";
+    /// blake3 of the chunk's text.
+    pub const CHUNK_DIGEST: &str = "chunk_digest";
+}
+
+/// What a target can do; data, so that there is one driver and no per-database copy of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Capabilities {
+    /// The production name can be switched atomically.
+    pub atomic_promote: bool,
+    /// The index can be built after the load.
+    pub deferred_index: bool,
+    /// Counting is exact.
+    pub exact_count: bool,
+    /// Data outlives the process.
+    pub persistent: bool,
+    /// Most points in one write.
+    pub max_batch_points: usize,
+    /// Writes that may be under way at once.
+    pub write_concurrency: usize,
+    /// Metrics it can serve.
+    pub metrics: Vec<Metric>,
+}
+
+/// What a collection is made for; only drills delete without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// To be promoted.
+    Restore,
+    /// To be measured and deleted.
+    Drill,
+}
+
+/// How far a collection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CollectionState {
+    /// Points are being written; not fit for use.
+    Loading,
+    /// All points are in, the index is built.
+    Ready,
+}
+
+/// regrow's marker on a collection: who made it, from what. Without it nothing is written or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Marker {
+    /// Identity of this very collection: made anew by every `create`, so that checkpoints of a deleted
+    /// collection never count for its successor.
+    pub instance: Uuid,
+    /// What it is made from: snapshot, rules, model and target settings, hashed.
+    pub restore_key: Digest,
+    /// Snapshot id.
+    pub snapshot: String,
+    /// Fingerprint of the model context of every vector in it.
+    pub model_fingerprint: Digest,
+    /// Fingerprint of the chunking rules.
+    pub rules_fingerprint: Digest,
+    /// Why it was made.
+    pub purpose: Purpose,
+    /// How far it is.
+    pub state: CollectionState,
+    /// When it was made.
+    pub created: jiff::Timestamp,
+}
+
+/// What to create.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CollectionSpec {
+    /// Physical name.
+    pub name: String,
+    /// Length of a vector.
+    pub dimension: usize,
+    /// Distance.
+    pub metric: Metric,
+    /// Index parameters.
+    pub index: IndexSettings,
+    /// Payload fields to index, with their types; nested fields with dots (`metadata.year`).
+    pub payload_indexes: BTreeMap<String, FieldType>,
+    /// The marker to write on it.
+    pub marker: Marker,
+}
+
+/// What a collection is, as the target says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CollectionInfo {
+    /// Physical name.
+    pub name: String,
+    /// Production names that point at it.
+    pub aliases: Vec<String>,
+    /// Length of a vector.
+    pub dimension: usize,
+    /// Distance.
+    pub metric: Metric,
+    /// Index parameters.
+    pub index: IndexSettings,
+    /// Payload fields with an index.
+    pub payload_indexes: BTreeMap<String, FieldType>,
+    /// Exact number of points.
+    pub count: u64,
+    /// regrow's marker, if it is regrow's.
+    pub marker: Option<Marker>,
+}
+
+/// One vector with its id and payload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Chunk id.
+    pub id: ChunkId,
+    /// The vector; empty where it was not asked for.
+    pub vector: Vec<f32>,
+    /// Payload; fields are named in [`field`].
+    pub payload: Map<String, Value>,
+}
+
+/// A point found by a search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredPoint {
+    /// Chunk id.
+    pub id: ChunkId,
+    /// Similarity or distance, by the collection's metric.
+    pub score: f32,
+    /// Payload.
+    pub payload: Map<String, Value>,
+}
+
+/// What became of a batch: every point is either written or named here.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WriteOutcome {
+    /// Points written.
+    pub written: usize,
+    /// Points refused, with the target's reason.
+    pub refused: Vec<(ChunkId, String)>,
+}
+
+/// How far the index is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IndexState {
+    /// True when nothing is left to do.
+    pub done: bool,
+    /// Points covered by the index.
+    pub indexed: u64,
+    /// Points that will be covered.
+    pub total: u64,
+}
+
+/// A condition on a payload field; nested fields with dots.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Condition {
+    /// The field (or one element of it) equals the value.
+    Equals {
+        /// Payload field.
+        field: String,
+        /// Text, whole number or boolean.
+        value: Value,
+    },
+    /// The field (or one element of it) equals one of the values.
+    AnyOf {
+        /// Payload field.
+        field: String,
+        /// Texts or whole numbers.
+        values: Vec<Value>,
+    },
+    /// The number lies in the range; bounds are inclusive.
+    Range {
+        /// Payload field.
+        field: String,
+        /// Least value.
+        #[serde(default)]
+        min: Option<f64>,
+        /// Greatest value.
+        #[serde(default)]
+        max: Option<f64>,
+    },
+}
+
+/// All conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Filter {
+    /// The conditions.
+    pub all: Vec<Condition>,
+}
+
+impl Filter {
+    /// Only points of one tenant.
+    pub fn tenant(tenant: &str) -> Self {
+        Self { all: vec![Condition::Equals { field: field::TENANT.to_owned(), value: tenant.into() }] }
+    }
+}
+
+/// A search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchRequest {
+    /// The query vector.
+    pub vector: Vec<f32>,
+    /// How many points.
+    pub limit: usize,
+    /// Which points may be found.
+    pub filter: Filter,
+    /// Search without the index.
+    pub exact: bool,
+}
+
+/// One page of a scroll in id order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScrollPage {
+    /// The points.
+    pub points: Vec<Point>,
+    /// Pass this to get the next page; `None` at the end.
+    pub next: Option<ChunkId>,
+}
