@@ -5,15 +5,26 @@
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
 
+pub mod cancel;
 pub mod chunk;
 pub mod corpus;
+pub mod drill;
 pub mod embed;
 pub mod error;
 pub mod event;
 pub mod ids;
+mod ingest;
+pub mod measure;
 pub mod model;
 pub mod pipeline;
+pub mod repository;
+pub mod restore;
+pub mod snapshot;
+mod spill;
 pub mod targets;
+pub mod validate;
 pub mod vectors;
+mod workspace;
 
 pub use error::{Error, ErrorKind, Result};
+pub use workspace::Workspace;

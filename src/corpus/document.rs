@@ -31,7 +31,7 @@ pub enum TextFormat {
 }
 
 /// One source item: a file, or one record of a record file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Document {
     /// Stable id: the object's path for files; `<path>#<configured id>` for records.
     pub id: String,

@@ -211,6 +211,17 @@ pub struct TargetSettings {
     pub promote: PromotePolicy,
 }
 
+impl TargetSettings {
+    /// The payload indexes asked for and those that every collection gets.
+    pub fn all_payload_indexes(&self) -> BTreeMap<String, FieldType> {
+        let mut all = self.payload_indexes.clone();
+        for field in ["document_id", "tenant", "acl"] {
+            all.entry(field.to_owned()).or_insert(FieldType::Keyword);
+        }
+        all
+    }
+}
+
 /// A vector database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -45,6 +45,8 @@ pub struct Capabilities {
     pub exact_count: bool,
     /// Data outlives the process.
     pub persistent: bool,
+    /// One process at a time can use it.
+    pub exclusive: bool,
     /// Most points in one write.
     pub max_batch_points: usize,
     /// Writes that may be under way at once.
@@ -69,8 +71,10 @@ pub enum Purpose {
 pub enum CollectionState {
     /// Points are being written; not fit for use.
     Loading,
-    /// All points are in, the index is built.
+    /// All points are in, the index is built, every check passed.
     Ready,
+    /// A check failed: kept for inspection, replaced by the next restore of the same content.
+    Failed,
 }
 
 /// regrow's marker on a collection: who made it, from what. Without it nothing is written or deleted.

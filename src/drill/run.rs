@@ -1,0 +1,161 @@
+//! Running a drill.
+
+use std::time::{Duration, Instant};
+
+use super::record::{DrillReport, Objective};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::timed_id;
+use crate::measure::Machine;
+use crate::repository::{Repository, path};
+use crate::restore::{OnChanged, Prepared, RestoreOptions, RestoreReport, run};
+use crate::targets::{Purpose, Target};
+use crate::workspace::Workspace;
+
+/// How a drill is done.
+#[derive(Debug, Clone)]
+pub struct DrillOptions {
+    /// `latest`, a snapshot id or the beginning of one.
+    pub snapshot: String,
+    /// Use vectors that are in the repository instead of computing all of them again.
+    pub reuse: bool,
+    /// What to do about documents that changed.
+    pub on_changed: OnChanged,
+}
+
+/// Scratch collections of drills that died are removed when they are this old; a running drill's are younger.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+
+/// Restores into a scratch collection, validates, compares with the objectives, records, and cleans up
+/// whatever happened before.
+pub async fn drill(workspace: &Workspace, options: &DrillOptions) -> Result<DrillReport> {
+    let clock = Instant::now();
+    let started = jiff::Timestamp::now();
+    let id = timed_id(started);
+    let repository = workspace.repository().await?;
+    let target = workspace.target()?;
+    remove_abandoned(workspace, target.as_ref(), started).await?;
+    let scratch = format!("{}-drill-{id}", workspace.collection());
+    // Parts computed for the drill lie apart: the drill proves that they can be derived, it does not replace any.
+    let own_parts = format!("{}/{id}", path::DRILLS);
+    let restore = RestoreOptions {
+        snapshot: options.snapshot.clone(),
+        on_changed: options.on_changed,
+        reuse: options.reuse,
+        fresh: true,
+        promote: false,
+        scratch: Some(scratch.clone()),
+        parts_root: if options.reuse { path::VECTORS.to_owned() } else { own_parts.clone() },
+    };
+    let outcome = rehearse(workspace, restore, clock).await;
+    let cleaned = clean_up(target.as_ref(), &repository, &scratch, &own_parts).await;
+    if let Err(e) = &cleaned {
+        workspace.events.warn(format!("the drill could not clean up after itself: {e}"));
+    }
+    let (report, manifest_created) = outcome?;
+    let report = judge(workspace, id, started, report, manifest_created, cleaned.is_ok());
+    report.store(&repository).await?;
+    Ok(report)
+}
+
+async fn rehearse(
+    workspace: &Workspace,
+    options: RestoreOptions,
+    clock: Instant,
+) -> Result<(RestoreReport, jiff::Timestamp)> {
+    let prepared = Prepared::open(workspace, options).await?;
+    let plan = prepared.plan().await?;
+    let report = run(&prepared, &plan, clock).await?;
+    Ok((report, plan.created))
+}
+
+fn judge(
+    workspace: &Workspace,
+    id: String,
+    started: jiff::Timestamp,
+    mut restore: RestoreReport,
+    snapshot_created: jiff::Timestamp,
+    cleaned_up: bool,
+) -> DrillReport {
+    let settings = &workspace.pipeline.drill;
+    let age = started.duration_since(snapshot_created).as_secs_f64().max(0.0);
+    let objective = |name, measured: f64, allowed: Option<f64>| Objective {
+        name,
+        measured,
+        allowed,
+        reached: allowed.is_none_or(|most| measured <= most),
+    };
+    let objectives = vec![
+        objective("rto_seconds", restore.seconds.total, settings.rto_seconds),
+        objective("rpo_seconds", age, settings.rpo_seconds),
+    ];
+    if restore.ok {
+        let missed = objectives.iter().find(|o| !o.reached);
+        if let Some(missed) = missed {
+            restore.ok = false;
+            let kind = if missed.name == "rto_seconds" { ErrorKind::RtoMissed } else { ErrorKind::RpoMissed };
+            restore.exit_code = kind.exit_code();
+        } else if !cleaned_up {
+            restore.ok = false;
+            restore.exit_code = ErrorKind::Target.exit_code();
+        }
+    }
+    DrillReport {
+        restore,
+        drill: id,
+        pipeline: workspace.pipeline.name.clone(),
+        started,
+        objectives,
+        cleaned_up,
+        machine: Machine::here(),
+        tool_version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+async fn clean_up(target: &dyn Target, repository: &Repository, scratch: &str, own_parts: &str) -> Result<()> {
+    for name in target.list().await? {
+        // A retry of the restore may have added a number to the name.
+        if name == scratch || name.starts_with(&format!("{scratch}-")) {
+            remove(target, repository, &name).await?;
+        }
+    }
+    repository.delete_all(own_parts).await
+}
+
+async fn remove(target: &dyn Target, repository: &Repository, name: &str) -> Result<()> {
+    let owned = match target.open_owned(name).await {
+        Ok(owned) => owned,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    if owned.marker().purpose != Purpose::Drill {
+        return Err(Error::new(ErrorKind::Target, "not a drill's collection").with("collection", name));
+    }
+    repository.delete_all(&path::receipts(owned.marker().instance)).await?;
+    target.delete(owned).await
+}
+
+/// Removes what drills left behind that were killed. Where one process owns the target, no other drill can be
+/// running, so nothing of theirs is kept.
+async fn remove_abandoned(workspace: &Workspace, target: &dyn Target, now: jiff::Timestamp) -> Result<()> {
+    let repository = workspace.repository().await?;
+    let prefix = format!("{}-drill-", workspace.collection());
+    let exclusive = target.capabilities().exclusive;
+    for name in target.list().await?.into_iter().filter(|n| n.starts_with(&prefix)) {
+        let Ok(owned) = target.open_owned(&name).await else { continue };
+        let age = now.duration_since(owned.marker().created).unsigned_abs();
+        if owned.marker().purpose == Purpose::Drill && (exclusive || age > ABANDONED) {
+            workspace.events.note(format!("removing {name}, left behind by a drill that did not finish"));
+            remove(target, &repository, &name).await?;
+        }
+    }
+    for folder in repository.folders(path::DRILLS).await? {
+        let began = folder.split('-').next().and_then(|t| jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", t).ok());
+        let age = began
+            .and_then(|t| t.to_zoned(jiff::tz::TimeZone::UTC).ok())
+            .map(|t| now.duration_since(t.timestamp()).unsigned_abs());
+        if age.is_some_and(|age| age > ABANDONED) {
+            repository.delete_all(&format!("{}/{folder}", path::DRILLS)).await?;
+        }
+    }
+    Ok(())
+}

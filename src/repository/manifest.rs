@@ -1,0 +1,272 @@
+//! The manifest: the file that is the snapshot. Types of format version 1; no I/O beyond reading and writing itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::{FORMAT_VERSION, path};
+use super::store::Repository;
+use crate::chunk::ChunkingRules;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Digest, fingerprint};
+use crate::model::ModelContext;
+use crate::pipeline::{CorpusSettings, FieldType, IndexSettings};
+use crate::validate::GoldenBaseline;
+
+/// An object that a snapshot or vector set needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectRef {
+    /// Path relative to the repository's root.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// blake3 of the bytes.
+    pub digest: Digest,
+    /// Rows, for Parquet objects.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rows: Option<u64>,
+    /// First and last bucket, for inventory objects.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub buckets: Option<(u32, u32)>,
+}
+
+/// A document that was left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkippedDocument {
+    /// Path of the object.
+    pub path: String,
+    /// Line or record in it, from 1.
+    pub line: Option<u64>,
+    /// Why.
+    pub reason: String,
+}
+
+/// The corpus at the moment of the snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorpusRecord {
+    /// How it was read; a restore reads it the same way.
+    pub settings: CorpusSettings,
+    /// How documents are kept: `reference` (the corpus itself is the only copy).
+    pub capture: String,
+    /// Objects listed.
+    pub objects: u64,
+    /// Sum over the objects of a hash of path, size and modification time: an equal listing gives an equal value.
+    pub listing: String,
+}
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// Documents in the inventory.
+    pub documents: u64,
+    /// Documents left out as bad.
+    pub documents_skipped: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Tokens in the chunks, special tokens not counted; overlaps count twice.
+    pub tokens: u64,
+    /// Bytes of the documents as stored.
+    pub bytes: u64,
+}
+
+/// How documents are spread over parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Buckets {
+    /// Bits of the hash that number a bucket.
+    pub bits: u8,
+}
+
+/// The collection's configuration, so that a restore recreates it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetRecord {
+    /// Target kind.
+    pub kind: String,
+    /// Production name.
+    pub collection: String,
+    /// Index parameters.
+    pub index: IndexSettings,
+    /// Payload fields with an index.
+    pub payload_indexes: BTreeMap<String, FieldType>,
+    /// Points in the live collection, when there was one.
+    pub live_count: Option<u64>,
+    /// Physical name the production name pointed at, when there was one.
+    pub live_collection: Option<String>,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format version.
+    pub format: u32,
+    /// Snapshot id; sorts by time.
+    pub id: String,
+    /// The moment the listing of the corpus began: the snapshot's point in time.
+    pub created: jiff::Timestamp,
+    /// When the manifest was written.
+    pub completed: jiff::Timestamp,
+    /// Version of regrow that wrote it.
+    pub tool_version: String,
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// The corpus.
+    pub corpus: CorpusRecord,
+    /// Chunking rules.
+    pub rules: ChunkingRules,
+    /// Fingerprint of the rules.
+    pub rules_fingerprint: Digest,
+    /// Model context.
+    pub model: ModelContext,
+    /// Fingerprint of the model context.
+    pub model_fingerprint: Digest,
+    /// Name or path of the model card.
+    pub model_card: String,
+    /// What it holds.
+    pub counts: Counts,
+    /// How documents are spread over parts.
+    pub buckets: Buckets,
+    /// The inventory, in bucket order.
+    pub inventory: Vec<ObjectRef>,
+    /// The canaries: chunks with their vectors.
+    pub canaries: ObjectRef,
+    /// Documents left out, one JSON object per line.
+    pub skipped: Option<ObjectRef>,
+    /// The collection's configuration.
+    pub target: TargetRecord,
+    /// What golden queries found in the live collection.
+    pub golden_baseline: Option<GoldenBaseline>,
+    /// What a restore cannot bring back.
+    pub cannot_restore: Vec<String>,
+}
+
+/// The manifest as stored: with a digest over its canonical JSON, so that a changed manifest is noticed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed<T> {
+    digest: Digest,
+    manifest: T,
+}
+
+const SEAL: &str = "manifest/1";
+
+impl Manifest {
+    /// Writes the manifest: the commit of the snapshot.
+    pub(crate) async fn commit(&self, repository: &Repository) -> Result<()> {
+        let sealed = Sealed { digest: fingerprint(SEAL, self)?, manifest: self };
+        repository.put_json(&path::manifest(&self.id), &sealed).await?;
+        Ok(())
+    }
+
+    /// Reads a snapshot.
+    pub async fn read(repository: &Repository, id: &str) -> Result<Self> {
+        let name = path::manifest(id);
+        let bytes = repository.get_optional(&name).await?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "there is no such snapshot")
+                .with("snapshot", id)
+                .with("repository", repository.url())
+                .guidance("`regrow list` shows the snapshots")
+        })?;
+        Self::parse(&bytes).map_err(|e| e.with("object", name).with("repository", repository.url()))
+    }
+
+    /// Parses the bytes of `manifest.json`.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let damaged = |why: String| {
+            Error::new(ErrorKind::Damaged, "the manifest is damaged")
+                .guidance("use another snapshot (`regrow list`), or a copy of this repository")
+                .because(why)
+        };
+        let sealed: Sealed<serde_json::Value> =
+            serde_json::from_slice(bytes).map_err(|e| damaged(format!("not a complete JSON document: {e}")))?;
+        let format = sealed.manifest.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if format > u64::from(FORMAT_VERSION) {
+            return Err(Error::new(ErrorKind::Configuration, "the snapshot was written by a newer regrow")
+                .with("format", format)
+                .with("readable", FORMAT_VERSION)
+                .guidance("use a regrow at least as new as the one that wrote it"));
+        }
+        let found = fingerprint(SEAL, &sealed.manifest)?;
+        if found != sealed.digest {
+            return Err(damaged(format!("its digest is {}, recorded is {}", found.short(), sealed.digest.short())));
+        }
+        serde_json::from_value(sealed.manifest).map_err(|e| damaged(e.to_string()))
+    }
+
+    /// All snapshots whose manifest is there, oldest first: ids only.
+    pub async fn ids(repository: &Repository) -> Result<Vec<String>> {
+        let mut ids = repository.folders(path::SNAPSHOTS).await?;
+        ids.sort();
+        let mut committed = Vec::with_capacity(ids.len());
+        for id in ids {
+            // A folder without a manifest is a snapshot that was never committed.
+            if repository.get_optional(&path::manifest(&id)).await?.is_some() {
+                committed.push(id);
+            }
+        }
+        Ok(committed)
+    }
+
+    /// Finds a snapshot: `latest`, an id, or the unambiguous beginning of one. With `pipeline`, `latest`
+    /// is the latest of that pipeline.
+    pub async fn find(repository: &Repository, wanted: &str, pipeline: Option<&str>) -> Result<Self> {
+        let ids = Self::ids(repository).await?;
+        if wanted == "latest" {
+            for id in ids.iter().rev() {
+                let manifest = Self::read(repository, id).await?;
+                if pipeline.is_none_or(|name| manifest.pipeline == name) {
+                    return Ok(manifest);
+                }
+            }
+            return Err(Error::new(ErrorKind::NotFound, "there is no snapshot yet")
+                .with("repository", repository.url())
+                .guidance("take one with `regrow snapshot`"));
+        }
+        let matching: Vec<_> = ids.iter().filter(|id| id.starts_with(wanted)).collect();
+        match matching.as_slice() {
+            [id] => Self::read(repository, id).await,
+            [] => Self::read(repository, wanted).await,
+            several => Err(Error::new(ErrorKind::Configuration, "several snapshots begin like this")
+                .with("snapshot", wanted)
+                .with("matches", several.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "))),
+        }
+    }
+}
+
+/// One line of `regrow list`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SnapshotSummary {
+    /// Snapshot id.
+    pub id: String,
+    /// Point in time.
+    pub created: jiff::Timestamp,
+    /// Pipeline.
+    pub pipeline: String,
+    /// What it holds.
+    pub counts: Counts,
+    /// Model card name.
+    pub model: String,
+    /// Fingerprint of the model context.
+    pub model_fingerprint: Digest,
+    /// Fingerprint of the rules.
+    pub rules_fingerprint: Digest,
+}
+
+impl From<&Manifest> for SnapshotSummary {
+    fn from(m: &Manifest) -> Self {
+        Self {
+            id: m.id.clone(),
+            created: m.created,
+            pipeline: m.pipeline.clone(),
+            counts: m.counts.clone(),
+            model: m.model.name.clone(),
+            model_fingerprint: m.model_fingerprint,
+            rules_fingerprint: m.rules_fingerprint,
+        }
+    }
+}

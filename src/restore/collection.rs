@@ -1,0 +1,133 @@
+//! The collection a restore writes into: found, continued or created.
+
+use std::collections::HashMap;
+
+use futures::TryStreamExt;
+
+use super::plan::{Prepared, RestorePlan};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Digest;
+use crate::repository::path;
+use crate::targets::{CollectionSpec, CollectionState, Marker, OwnedCollection, Purpose};
+use crate::vectors::PartRef;
+
+/// The collection, and what is in it already.
+pub(super) struct Destination {
+    pub(super) collection: OwnedCollection,
+    /// Every point is in and it passed its checks once.
+    pub(super) ready: bool,
+    /// Parts that are durably in it, by file name, with what was loaded.
+    pub(super) receipts: HashMap<String, PartRef>,
+}
+
+/// Names tried before giving up.
+const ATTEMPTS: usize = 50;
+
+/// Finds the collection to work on. One with the same content that is unfinished is continued; one that is
+/// finished is taken as it is, unless `fresh`; otherwise a new one is created under the next free name.
+pub(super) async fn destination(
+    prepared: &Prepared,
+    plan: &RestorePlan,
+    key: Digest,
+    fresh: bool,
+) -> Result<Destination> {
+    let base = match &prepared.options.scratch {
+        Some(name) => name.clone(),
+        None => format!("{}-{}", plan.collection, &key.to_string()[..8]),
+    };
+    let target = &prepared.target;
+    for attempt in 1..=ATTEMPTS {
+        let name = if attempt == 1 { base.clone() } else { format!("{base}-{attempt}") };
+        let owned = match target.open_owned(&name).await {
+            Ok(owned) => owned,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let collection = target.create(&spec(prepared, name, key)).await?;
+                return Ok(Destination { collection, ready: false, receipts: HashMap::new() });
+            }
+            Err(e) if e.retryable() => return Err(e),
+            // Somebody else's, or beyond recognition: never touched.
+            Err(e) => {
+                prepared.workspace.events.note(format!("{name} is left alone: {e}"));
+                continue;
+            }
+        };
+        if owned.marker().restore_key != key {
+            continue;
+        }
+        let usable = target.describe(&name).await.map(|info| info.is_some());
+        match (owned.marker().state, usable) {
+            (CollectionState::Ready, Ok(true)) if !fresh => {
+                return Ok(Destination { collection: owned, ready: true, receipts: HashMap::new() });
+            }
+            (CollectionState::Loading, Ok(true)) => {
+                let receipts = receipts(prepared, &owned).await?;
+                prepared.workspace.events.note(format!("continuing {name}: {} parts are in it", receipts.len()));
+                return Ok(Destination { collection: owned, ready: false, receipts });
+            }
+            (CollectionState::Failed, _) | (CollectionState::Loading, _) => {
+                prepared.workspace.events.note(format!("{name} is replaced: it is unfinished and unusable"));
+                forget(prepared, &owned).await?;
+                target.delete(owned).await?;
+                let collection = target.create(&spec(prepared, name, key)).await?;
+                return Ok(Destination { collection, ready: false, receipts: HashMap::new() });
+            }
+            (CollectionState::Ready, _) => {}
+        }
+    }
+    Err(Error::new(ErrorKind::AlreadyExists, "no free name for the collection")
+        .with("tried", format!("{base} to {base}-{ATTEMPTS}"))
+        .guidance("delete collections that are not needed any more"))
+}
+
+fn spec(prepared: &Prepared, name: String, key: Digest) -> CollectionSpec {
+    let manifest = &prepared.manifest;
+    let settings = &prepared.workspace.pipeline.target;
+    CollectionSpec {
+        name,
+        dimension: manifest.model.dimension as usize,
+        metric: manifest.model.metric,
+        index: settings.index.clone(),
+        payload_indexes: settings.all_payload_indexes(),
+        marker: Marker {
+            instance: uuid::Uuid::new_v4(),
+            restore_key: key,
+            snapshot: manifest.id.clone(),
+            model_fingerprint: manifest.model_fingerprint,
+            rules_fingerprint: manifest.rules_fingerprint,
+            purpose: if prepared.options.scratch.is_some() { Purpose::Drill } else { Purpose::Restore },
+            state: CollectionState::Loading,
+            created: jiff::Timestamp::now(),
+        },
+    }
+}
+
+/// What was durably loaded into this very collection.
+async fn receipts(prepared: &Prepared, owned: &OwnedCollection) -> Result<HashMap<String, PartRef>> {
+    let repository = &prepared.repository;
+    let folder = path::receipts(owned.marker().instance);
+    let names: Vec<String> = repository.list(&folder).map_ok(|(name, ..)| name).try_collect().await?;
+    let mut receipts = HashMap::new();
+    for name in names {
+        // An unreadable receipt only means that its part is loaded again.
+        if let Ok(part) = serde_json::from_slice::<PartRef>(&repository.get(&name).await?) {
+            let file = part.object.path.rsplit('/').next().unwrap_or_default().to_owned();
+            receipts.insert(file, part);
+        }
+    }
+    Ok(receipts)
+}
+
+/// Removes the receipts of a collection.
+pub(super) async fn forget(prepared: &Prepared, owned: &OwnedCollection) -> Result<()> {
+    prepared.repository.delete_all(&path::receipts(owned.marker().instance)).await
+}
+
+/// Notes that a part is durably in the collection.
+pub(super) async fn receipt(prepared: &Prepared, owned: &OwnedCollection, part: &PartRef) -> Result<()> {
+    let file = part.object.path.rsplit('/').next().unwrap_or_default();
+    let name = format!("{}/{file}.json", path::receipts(owned.marker().instance));
+    match prepared.repository.put_json(&name, part).await {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(drop),
+    }
+}

@@ -1,0 +1,142 @@
+//! Middle stages of a restore: vectors for the rows of a bucket, and the part they become.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::plan::Prepared;
+use super::source::Bucket;
+use crate::embed::Role;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Stage;
+use crate::ids::Digest;
+use crate::measure::Busy;
+use crate::vectors::{PartName, PartRef, VectorRow, read_part, write_part};
+
+/// Counters of the two stages.
+#[derive(Debug, Default)]
+pub(super) struct ComputeTotals {
+    pub(super) embed: Busy,
+    pub(super) write: Busy,
+    pub(super) chunks_embedded: AtomicU64,
+    pub(super) chunks_reused: AtomicU64,
+    pub(super) tokens: AtomicU64,
+}
+
+/// Texts handed to the engine at once: enough to sort by length, few enough for progress and Ctrl-C.
+const SLICE: usize = 1024;
+
+/// Fills in the vectors: from earlier parts by chunk digest, the rest from the model, each text once.
+pub(super) async fn embed(prepared: &Prepared, totals: &Arc<ComputeTotals>, bucket: &mut Bucket) -> Result<()> {
+    let wanted: HashSet<Digest> = bucket.rows.iter().map(|r| r.chunk_digest).collect();
+    let PartName { bits, bucket: number, .. } = bucket.name;
+    let mut vectors = prepared.reuse.vectors(&prepared.repository, bits, number, wanted).await?;
+    let reused = bucket.rows.iter().filter(|r| vectors.contains_key(&r.chunk_digest)).count();
+    totals.chunks_reused.fetch_add(reused as u64, Ordering::Relaxed);
+    prepared.workspace.events.progress(Stage::Embed, reused as u64);
+
+    let mut missing: Vec<(Digest, String)> = Vec::new();
+    let mut uses: HashMap<Digest, u64> = HashMap::new();
+    for row in bucket.rows.iter().filter(|r| !vectors.contains_key(&r.chunk_digest)) {
+        let count = uses.entry(row.chunk_digest).or_default();
+        if *count == 0 {
+            missing.push((row.chunk_digest, row.text.clone()));
+        }
+        *count += 1;
+    }
+    for slice in missing.chunks(SLICE) {
+        let (engine, cancel) = (prepared.engine.clone(), prepared.workspace.cancel.clone());
+        let (digests, texts): (Vec<Digest>, Vec<String>) = slice.iter().cloned().unzip();
+        let start = Instant::now();
+        let embedded = tokio::task::spawn_blocking(move || {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            engine.embed(Role::Document, &texts, &|| cancel.is_cancelled())
+        })
+        .await??;
+        totals.embed.since(start);
+        totals.tokens.fetch_add(embedded.tokens, Ordering::Relaxed);
+        let rows: u64 = digests.iter().map(|d| uses[d]).sum();
+        totals.chunks_embedded.fetch_add(rows, Ordering::Relaxed);
+        prepared.workspace.events.progress(Stage::Embed, rows);
+        for (digest, vector) in digests.into_iter().zip(embedded.embeddings.rows()) {
+            vectors.insert(digest, vector.to_vec());
+        }
+    }
+    let dimension = prepared.manifest.model.dimension as usize;
+    for row in &mut bucket.rows {
+        match vectors.get(&row.chunk_digest) {
+            Some(vector) if vector.len() == dimension => row.vector.clone_from(vector),
+            found => {
+                return Err(Error::new(ErrorKind::ModelMismatch, "a vector has the wrong dimension")
+                    .with("chunk", row.chunk_id)
+                    .with("expected", dimension)
+                    .with("found", found.map_or(0, Vec::len)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Encodes and commits the part. A part of that name which is there already holds the same, or is damaged
+/// and replaced.
+pub(super) async fn store(
+    prepared: &Prepared,
+    totals: &Arc<ComputeTotals>,
+    bucket: Bucket,
+) -> Result<(PartRef, Vec<VectorRow>)> {
+    let start = Instant::now();
+    let (model, rules) = (prepared.manifest.model_fingerprint, prepared.manifest.rules_fingerprint);
+    let dimension = prepared.manifest.model.dimension as usize;
+    let Bucket { name, rows, .. } = bucket;
+    let (bytes, rows) = tokio::task::spawn_blocking(move || {
+        write_part(&name, &rows, dimension, &model, &rules).map(|bytes| (bytes, rows))
+    })
+    .await??;
+    let path = prepared.object(&name);
+    let mut object = match prepared.repository.put_new(&path, bytes.clone()).await {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            let there = prepared.repository.get(&path).await?;
+            if read_part(&name, there).is_ok_and(|there| there == rows) {
+                prepared.repository.get(&path).await.map(|b| object_ref(&path, &b))?
+            } else {
+                prepared.repository.delete(&path).await?;
+                prepared.repository.put_new(&path, bytes).await?
+            }
+        }
+        other => other?,
+    };
+    object.rows = Some(rows.len() as u64);
+    totals.write.since(start);
+    Ok((PartRef { object, bucket: name.bucket, rows: rows.len() as u64 }, rows))
+}
+
+/// Reads a part that is stored already; `None` when it is gone or damaged, and must be computed again.
+pub(super) async fn stored(prepared: &Prepared, name: PartName) -> Result<Option<(PartRef, Vec<VectorRow>)>> {
+    let path = prepared.object(&name);
+    let Some(bytes) = prepared.repository.get_optional(&path).await? else { return Ok(None) };
+    let mut object = object_ref(&path, &bytes);
+    match tokio::task::spawn_blocking(move || read_part(&name, bytes)).await? {
+        Ok(rows) => {
+            object.rows = Some(rows.len() as u64);
+            Ok(Some((PartRef { object, bucket: name.bucket, rows: rows.len() as u64 }, rows)))
+        }
+        Err(e) if e.kind() == ErrorKind::Damaged => {
+            let cause = e.causes().join(": ");
+            prepared.workspace.events.warn(format!("{e}: {cause}; it is computed again"));
+            prepared.repository.delete(&path).await?;
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn object_ref(path: &str, bytes: &bytes::Bytes) -> crate::repository::ObjectRef {
+    crate::repository::ObjectRef {
+        path: path.to_owned(),
+        bytes: bytes.len() as u64,
+        digest: Digest::of(bytes),
+        rows: None,
+        buckets: None,
+    }
+}

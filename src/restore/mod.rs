@@ -1,0 +1,69 @@
+//! `regrow restore`: manifest → chunks → vectors → parts → collection → index → verdict → promote.
+//!
+//! ```text
+//!  source (read, check digests, cut, check chunks) → embed → write part ┐
+//!  stored parts (read, check) ──────────────────────────────────────────┴→ load → index → validate → promote
+//! ```
+//!
+//! The four stages run at once with one bucket in each; channels of one element between them bound the
+//! memory, whatever the size of the corpus.
+
+mod collection;
+mod compute;
+mod corpus_check;
+mod load;
+mod plan;
+mod report;
+mod run;
+mod source;
+
+pub use corpus_check::CorpusDifference;
+pub use plan::{PartPlan, Prepared, RestorePlan};
+pub use report::{RestoreReport, TargetReport};
+pub use run::{restore, run};
+
+use crate::repository::path;
+
+/// What to do when a document is not what the snapshot recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnChanged {
+    /// Finish the parts that are not affected, load nothing as production, and fail with the list.
+    #[default]
+    Fail,
+    /// Restore without these documents, name and count them.
+    Skip,
+}
+
+/// How a restore is done.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// `latest`, a snapshot id or the beginning of one.
+    pub snapshot: String,
+    /// What to do about documents that changed.
+    pub on_changed: OnChanged,
+    /// Use parts and vectors that are in the repository.
+    pub reuse: bool,
+    /// Build a new collection even if one with the same content is there.
+    pub fresh: bool,
+    /// Point the production name at the collection after a passing validation.
+    pub promote: bool,
+    /// Set for drills: the name of the scratch collection.
+    pub scratch: Option<String>,
+    /// Folder of the repository for parts: `vectors`, or a drill's own.
+    pub(crate) parts_root: String,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self {
+            snapshot: "latest".to_owned(),
+            on_changed: OnChanged::Fail,
+            reuse: true,
+            fresh: false,
+            promote: true,
+            scratch: None,
+            parts_root: path::VECTORS.to_owned(),
+        }
+    }
+}

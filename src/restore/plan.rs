@@ -1,0 +1,277 @@
+//! What a restore will do.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::RestoreOptions;
+use crate::chunk::Chunker;
+use crate::corpus::Corpus;
+use crate::embed::{Engine, Role};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Digest, fingerprint};
+use crate::repository::{Counts, InventoryReader, Manifest, Repository, path};
+use crate::snapshot::read_canaries;
+use crate::targets::Target;
+use crate::validate::Check;
+use crate::vectors::{PartInput, PartKey, PartName, ReuseIndex, VectorRow, VectorSetRecord};
+use crate::workspace::{Workspace, check_model, chunker};
+
+/// Everything a restore needs, opened and checked.
+pub struct Prepared {
+    pub(super) workspace: Workspace,
+    pub(super) options: RestoreOptions,
+    pub(super) repository: Repository,
+    pub(super) manifest: Arc<Manifest>,
+    pub(super) corpus: Arc<Corpus>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) chunker: Arc<Chunker>,
+    pub(super) target: Arc<dyn Target>,
+    pub(super) reuse: ReuseIndex,
+    pub(super) canaries: Vec<VectorRow>,
+}
+
+/// One part to be.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartPlan {
+    /// Its bucket.
+    pub bucket: u32,
+    /// Its name.
+    #[serde(serialize_with = "display")]
+    pub name: PartName,
+    /// Documents in it.
+    pub documents: u64,
+    /// Chunks in it.
+    pub chunks: u64,
+    /// Tokens in them.
+    pub tokens: u64,
+    /// It is in the repository already.
+    pub stored: bool,
+}
+
+fn display<T: std::fmt::Display, S: serde::Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(value)
+}
+
+/// The plan of a restore; prints for people and serialises as JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestorePlan {
+    /// Always `plan`.
+    pub verb: &'static str,
+    /// Always true: a plan that cannot be made is an error.
+    pub ok: bool,
+    /// Always 0.
+    pub exit_code: u8,
+    /// Snapshot.
+    pub snapshot: String,
+    /// Its point in time.
+    pub created: jiff::Timestamp,
+    /// Corpus that will be read.
+    pub corpus: String,
+    /// Repository.
+    pub repository: String,
+    /// Target kind.
+    pub target: &'static str,
+    /// Production name of the collection.
+    pub collection: String,
+    /// Model.
+    pub model: String,
+    /// What the snapshot holds.
+    pub counts: Counts,
+    /// Parts.
+    pub parts: u64,
+    /// Parts that are in the repository already.
+    pub parts_stored: u64,
+    /// Chunks in parts that must be computed; vectors of unchanged chunks among them are reused.
+    pub chunks_to_compute: u64,
+    /// Tokens in them.
+    pub tokens_to_compute: u64,
+    /// Tokens per second that this machine embeds, measured on the canaries.
+    pub tokens_per_second: f64,
+    /// Seconds that embedding will take at most.
+    pub embed_seconds: f64,
+    /// Seconds from start to validation, estimated: embedding overlaps reading, writing and loading;
+    /// index and validation follow at about 4,000 points per second.
+    pub rto_seconds: f64,
+    /// The vector set's id.
+    pub vector_set: String,
+    /// What a restore cannot bring back.
+    pub cannot_restore: Vec<String>,
+    /// The parts.
+    #[serde(skip)]
+    pub part_plans: Vec<PartPlan>,
+    /// The canaries, embedded here and compared with the recorded vectors.
+    pub canaries: Check,
+}
+
+impl Prepared {
+    /// Opens everything and checks that this model is the snapshot's.
+    pub async fn open(workspace: &Workspace, options: RestoreOptions) -> Result<Self> {
+        let repository = workspace.repository().await?;
+        let manifest = Manifest::find(&repository, &options.snapshot, Some(&workspace.pipeline.name)).await?;
+        let mut settings = manifest.corpus.settings.clone();
+        // The corpus may have moved; everything else is read as it was recorded.
+        settings.url = workspace.pipeline.corpus.url.clone();
+        let corpus = Corpus::open(&settings, &workspace.base)?;
+        let engine = workspace.engine().await?;
+        check_model(&manifest.model, engine.context()).map_err(|e| e.with("snapshot", &manifest.id))?;
+        let chunker = chunker(&manifest.rules, &engine)?;
+        let reuse = if options.reuse {
+            ReuseIndex::list(&repository, &manifest.model_fingerprint).await?
+        } else {
+            ReuseIndex::default()
+        };
+        let canaries = read_canaries(&repository, &manifest).await?;
+        Ok(Self {
+            target: workspace.target()?,
+            workspace: workspace.clone(),
+            corpus: Arc::new(corpus),
+            chunker: Arc::new(chunker),
+            manifest: Arc::new(manifest),
+            options,
+            repository,
+            engine,
+            reuse,
+            canaries,
+        })
+    }
+
+    /// The object of a part.
+    pub(super) fn object(&self, name: &PartName) -> String {
+        let folder = path::parts(
+            &self.options.parts_root,
+            &self.manifest.model_fingerprint,
+            &self.manifest.rules_fingerprint,
+        );
+        format!("{folder}/{name}")
+    }
+
+    /// Embeds the canaries and compares; also measures this machine's speed in tokens per second.
+    async fn canaries(&self) -> Result<(Check, f64)> {
+        if self.canaries.is_empty() {
+            return Ok((Check::skipped("canaries", "the snapshot has no chunks"), 0.0));
+        }
+        let engine = self.engine.clone();
+        let texts: Vec<String> = self.canaries.iter().map(|c| c.text.clone()).collect();
+        let start = Instant::now();
+        let embedded = tokio::task::spawn_blocking(move || {
+            let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+            engine.embed(Role::Document, &texts, &|| false)
+        })
+        .await??;
+        let rate = embedded.tokens as f64 / start.elapsed().as_secs_f64().max(1e-9);
+        let least = self
+            .canaries
+            .iter()
+            .zip(embedded.embeddings.rows())
+            .map(|(canary, vector)| cosine(&canary.vector, vector))
+            .fold(f64::INFINITY, f64::min);
+        let expected = self.workspace.pipeline.validation.min_canary_cosine;
+        let measured = serde_json::json!({ "least_cosine": least, "canaries": self.canaries.len() });
+        let expected_json = serde_json::json!({ "least_cosine": expected });
+        let check = if least >= expected {
+            Check::pass("canaries", measured, expected_json)
+        } else {
+            Check::fail("canaries", measured, expected_json, "this machine embeds the canaries differently")
+        };
+        Ok((check, rate))
+    }
+
+    /// Works out the parts, what is stored of them, and the time it will take.
+    pub async fn plan(&self) -> Result<RestorePlan> {
+        let (canaries, rate) = self.canaries().await?;
+        if canaries.failed() {
+            return Err(Error::new(ErrorKind::ModelMismatch, "the canaries come out differently here")
+                .with("least cosine", &canaries.measured)
+                .with("expected", &canaries.expected)
+                .guidance("check the model's files (`regrow models`) and the number format; another machine may embed as recorded"));
+        }
+        let manifest = &self.manifest;
+        let bits = manifest.buckets.bits;
+        let mut reader = InventoryReader::new(&self.repository, manifest);
+        let mut parts = Vec::new();
+        for bucket in 0..1u32 << bits {
+            self.workspace.cancel.check()?;
+            let rows = reader.bucket(bucket).await?;
+            if rows.iter().all(|r| r.chunks == 0) {
+                continue;
+            }
+            let inputs = rows.iter().map(|r| PartInput {
+                document_id: &r.document_id,
+                text_digest: &r.text_digest,
+                payload_digest: &r.payload_digest,
+                chunk_digest: &r.chunk_digest,
+            });
+            let key =
+                PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, bits, bucket, inputs);
+            let name = PartName { bits, bucket, key };
+            parts.push(PartPlan {
+                bucket,
+                name,
+                documents: rows.len() as u64,
+                chunks: rows.iter().map(|r| u64::from(r.chunks)).sum(),
+                tokens: rows.iter().map(|r| r.tokens).sum(),
+                stored: self.reuse.contains(&self.object(&name)),
+            });
+        }
+        let pending = || parts.iter().filter(|p| !p.stored);
+        let tokens: u64 = pending().map(|p| p.tokens).sum();
+        let embed_seconds = if rate > 0.0 { tokens as f64 / rate } else { 0.0 };
+        Ok(RestorePlan {
+            verb: "plan",
+            ok: true,
+            exit_code: 0,
+            snapshot: manifest.id.clone(),
+            created: manifest.created,
+            corpus: self.corpus.url().to_owned(),
+            repository: self.repository.url().to_owned(),
+            target: self.target.kind(),
+            collection: self.workspace.collection().to_owned(),
+            model: manifest.model.name.clone(),
+            counts: manifest.counts.clone(),
+            parts: parts.len() as u64,
+            parts_stored: parts.iter().filter(|p| p.stored).count() as u64,
+            chunks_to_compute: pending().map(|p| p.chunks).sum(),
+            tokens_to_compute: tokens,
+            tokens_per_second: rate,
+            embed_seconds,
+            rto_seconds: embed_seconds + manifest.counts.chunks as f64 / 4000.0,
+            vector_set: VectorSetRecord::id(
+                &manifest.model_fingerprint,
+                &manifest.rules_fingerprint,
+                parts.iter().map(|p| p.name),
+            )?,
+            cannot_restore: manifest.cannot_restore.clone(),
+            part_plans: parts,
+            canaries,
+        })
+    }
+
+    /// What the collection is made from: equal keys mean equal content and configuration.
+    pub(super) fn restore_key(&self, plan: &RestorePlan) -> Result<Digest> {
+        let target = &self.workspace.pipeline.target;
+        fingerprint(
+            "restore/1",
+            &(
+                &plan.vector_set,
+                &self.manifest.model.metric,
+                &target.index,
+                &target.payload_indexes,
+                self.options.on_changed,
+            ),
+        )
+    }
+}
+
+/// Cosine similarity in 64-bit floats.
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let (mut dot, mut na, mut nb) = (0.0, 0.0, 0.0);
+    for (x, y) in a.iter().zip(b) {
+        let (x, y) = (f64::from(*x), f64::from(*y));
+        dot += x * y;
+        na += x * x;
+        nb += y * y;
+    }
+    if a.len() == b.len() { dot / (na * nb).sqrt() } else { f64::NAN }
+}

@@ -1,0 +1,9 @@
+//! `regrow snapshot`: corpus → inventory → manifest.
+
+mod canary;
+mod report;
+mod run;
+
+pub(crate) use canary::read_canaries;
+pub use report::SnapshotReport;
+pub use run::{SnapshotOptions, snapshot};

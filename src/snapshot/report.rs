@@ -1,0 +1,54 @@
+//! What a snapshot did.
+
+use serde::Serialize;
+
+use crate::ids::Digest;
+use crate::measure::Seconds;
+use crate::repository::SkippedDocument;
+
+/// Report of `regrow snapshot`.
+#[derive(Debug, Clone, Serialize)]
+pub struct SnapshotReport {
+    /// Always `snapshot`.
+    pub verb: &'static str,
+    /// True when the snapshot is committed.
+    pub ok: bool,
+    /// Process exit code.
+    pub exit_code: u8,
+    /// Snapshot id.
+    pub snapshot: String,
+    /// The snapshot before it, of the same pipeline.
+    pub previous: Option<String>,
+    /// Repository.
+    pub repository: String,
+    /// Corpus.
+    pub corpus: String,
+    /// Objects listed.
+    pub objects: u64,
+    /// Documents in the inventory.
+    pub documents: u64,
+    /// Documents left out as bad.
+    pub documents_skipped: u64,
+    /// The first of them, by name.
+    pub skipped: Vec<SkippedDocument>,
+    /// Chunks.
+    pub chunks: u64,
+    /// Tokens in the chunks.
+    pub tokens: u64,
+    /// Bytes of the documents.
+    pub bytes: u64,
+    /// Buckets that documents are spread over.
+    pub buckets: u32,
+    /// Canaries stored.
+    pub canaries: u64,
+    /// Golden queries whose results in the live collection were recorded.
+    pub golden_queries: u64,
+    /// Fingerprint of the model context.
+    pub model_fingerprint: Digest,
+    /// Fingerprint of the chunking rules.
+    pub rules_fingerprint: Digest,
+    /// Time per stage.
+    pub seconds: Seconds,
+    /// Most resident memory, in bytes.
+    pub peak_rss_bytes: u64,
+}

@@ -1,0 +1,69 @@
+//! Vectors that earlier rebuilds computed under the same model context, found by chunk digest.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::TryStreamExt;
+
+use super::{PartName, read_part};
+use crate::error::Result;
+use crate::ids::Digest;
+use crate::repository::{Repository, path};
+
+/// The parts that exist under one model context, by name only: one entry per part, none per chunk.
+#[derive(Debug, Default)]
+pub(crate) struct ReuseIndex {
+    /// Newest first.
+    parts: Vec<(PartName, String, jiff::Timestamp)>,
+    objects: HashSet<String>,
+}
+
+/// Parts looked into for one bucket, newest first: enough for the last few versions of a corpus.
+const MOST_PARTS: usize = 4;
+
+impl ReuseIndex {
+    /// Lists the parts of `model`, under any chunking rules.
+    pub(crate) async fn list(repository: &Repository, model: &Digest) -> Result<Self> {
+        let mut parts: Vec<_> = repository
+            .list(&format!("{}/{model}", path::VECTORS))
+            .try_filter_map(async |(object, _, modified)| {
+                let name = object.rsplit('/').next().unwrap_or_default().parse::<PartName>();
+                Ok(name.ok().map(|name| (name, object, modified)))
+            })
+            .try_collect()
+            .await?;
+        parts.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| a.1.cmp(&b.1)));
+        let objects = parts.iter().map(|(_, object, _)| object.clone()).collect();
+        Ok(Self { parts, objects })
+    }
+
+    /// Whether there is a part at this object.
+    pub(crate) fn contains(&self, object: &str) -> bool {
+        self.objects.contains(object)
+    }
+
+    /// Vectors by chunk digest from parts that may share documents with the bucket; stops as soon as all of
+    /// `wanted` are found. A damaged part is passed over: its vectors are computed again.
+    pub(crate) async fn vectors(
+        &self,
+        repository: &Repository,
+        bits: u8,
+        bucket: u32,
+        mut wanted: HashSet<Digest>,
+    ) -> Result<HashMap<Digest, Vec<f32>>> {
+        let mut found = HashMap::new();
+        for (name, object, _) in self.parts.iter().filter(|(n, ..)| n.overlaps(bits, bucket)).take(MOST_PARTS) {
+            if wanted.is_empty() {
+                break;
+            }
+            let Some(bytes) = repository.get_optional(object).await? else { continue };
+            let name = *name;
+            let Ok(rows) = tokio::task::spawn_blocking(move || read_part(&name, bytes)).await? else { continue };
+            for row in rows {
+                if wanted.remove(&row.chunk_digest) {
+                    found.insert(row.chunk_digest, row.vector);
+                }
+            }
+        }
+        Ok(found)
+    }
+}

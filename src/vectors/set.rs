@@ -1,0 +1,135 @@
+//! The commit record of a rebuild, and reading the vector set it names.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{PartName, VectorRow, VectorSource, read_part};
+use crate::chunk::ChunkingRules;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Digest, fingerprint};
+use crate::model::ModelContext;
+use crate::repository::{FORMAT_VERSION, ObjectRef, Repository, path};
+
+/// One part of a vector set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartRef {
+    /// The object.
+    pub object: ObjectRef,
+    /// Its bucket.
+    pub bucket: u32,
+    /// Its rows.
+    pub rows: u64,
+}
+
+impl PartRef {
+    /// The part's name.
+    pub fn name(&self) -> Result<PartName> {
+        self.object.path.rsplit('/').next().unwrap_or_default().parse()
+    }
+}
+
+/// The commit record of a vector set: the parts of one rebuild.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VectorSetRecord {
+    /// Format version.
+    pub format: u32,
+    /// Id: follows from what the set is computed from.
+    pub id: String,
+    /// When it was first committed.
+    pub created: jiff::Timestamp,
+    /// Snapshot it was first computed from.
+    pub snapshot: String,
+    /// Model context.
+    pub model: ModelContext,
+    /// Fingerprint of the model context.
+    pub model_fingerprint: Digest,
+    /// Chunking rules.
+    pub rules: ChunkingRules,
+    /// Fingerprint of the rules.
+    pub rules_fingerprint: Digest,
+    /// Bits of the hash that number a bucket.
+    pub bits: u8,
+    /// Parts in bucket order; empty buckets have none.
+    pub parts: Vec<PartRef>,
+    /// Rows in all parts.
+    pub rows: u64,
+}
+
+impl VectorSetRecord {
+    /// The id of the set with these parts, in bucket order.
+    pub(crate) fn id(model: &Digest, rules: &Digest, parts: impl Iterator<Item = PartName>) -> Result<String> {
+        let names: Vec<String> = parts.map(|p| p.to_string()).collect();
+        Ok(fingerprint("vector-set/1", &(model, rules, names))?.to_string()[..32].to_owned())
+    }
+
+    /// Writes the commit record. One that is there already is kept when it names the same objects;
+    /// otherwise (a damaged part was computed again, or the record itself is damaged) it is replaced.
+    pub(crate) async fn commit(&self, repository: &Repository) -> Result<()> {
+        let name = path::vector_set(&self.id);
+        match repository.put_json(&name, self).await {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            other => return other.map(drop),
+        }
+        if Self::read(repository, &self.id).await.is_ok_and(|stored| stored.parts == self.parts) {
+            return Ok(());
+        }
+        repository.delete(&name).await?;
+        repository.put_json(&name, self).await.map(drop)
+    }
+
+    /// Reads a commit record.
+    pub async fn read(repository: &Repository, id: &str) -> Result<Self> {
+        let name = path::vector_set(id);
+        let bytes = repository.get(&name).await?;
+        let record: Self = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::new(ErrorKind::Damaged, "the commit record of a vector set is damaged")
+                .with("object", &name)
+                .guidance("the next restore writes it again once it is removed")
+                .because(e)
+        })?;
+        if record.format > FORMAT_VERSION {
+            return Err(Error::new(ErrorKind::Configuration, "the vector set was written by a newer regrow")
+                .with("object", name)
+                .with("format", record.format));
+        }
+        Ok(record)
+    }
+}
+
+/// A vector set in a repository, read part by part.
+pub struct StoredVectorSet<'a> {
+    repository: &'a Repository,
+    parts: Vec<(PartName, ObjectRef)>,
+    rows: u64,
+}
+
+impl<'a> StoredVectorSet<'a> {
+    /// The parts, with the rows in all of them.
+    pub fn new(repository: &'a Repository, parts: &[PartRef]) -> Result<Self> {
+        Ok(Self {
+            repository,
+            rows: parts.iter().map(|p| p.rows).sum(),
+            parts: parts.iter().map(|p| Ok((p.name()?, p.object.clone()))).collect::<Result<_>>()?,
+        })
+    }
+}
+
+#[async_trait]
+impl VectorSource for StoredVectorSet<'_> {
+    fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    async fn read(&self, part: usize) -> Result<Vec<VectorRow>> {
+        let (name, object) = &self.parts[part];
+        let bytes = self.repository.get_checked(object).await?;
+        let name = *name;
+        tokio::task::spawn_blocking(move || read_part(&name, bytes)).await?
+    }
+}

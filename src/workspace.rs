@@ -1,0 +1,133 @@
+//! Everything a verb works with: the pipeline, where relative paths start, models, events, cancellation.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
+use crate::chunk::{Chunker, ChunkingRules, SPLITTER_VERSION};
+use crate::corpus::EXTRACTOR_VERSION;
+use crate::embed::{Engine, Role};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Events;
+use crate::model::{ModelCard, ModelContext, ModelStore};
+use crate::pipeline::{ChunkingSettings, ModelSettings, Pipeline};
+use crate::repository::Repository;
+use crate::targets::Target;
+use crate::validate::QueryEmbedder;
+
+/// The surroundings of a run.
+#[derive(Clone)]
+pub struct Workspace {
+    /// The pipeline.
+    pub pipeline: Pipeline,
+    /// Directory that relative paths of the pipeline start from.
+    pub base: PathBuf,
+    /// Where models come from and are kept.
+    pub models: Arc<ModelStore>,
+    /// Where progress goes.
+    pub events: Events,
+    /// How the run is stopped.
+    pub cancel: Cancel,
+    /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
+    pub engine: Option<Arc<Engine>>,
+}
+
+impl Workspace {
+    /// The pipeline's repository.
+    pub async fn repository(&self) -> Result<Repository> {
+        Repository::open(&self.pipeline.repository.url, &self.base).await
+    }
+
+    /// The pipeline's target.
+    pub fn target(&self) -> Result<Arc<dyn Target>> {
+        crate::targets::open(&self.pipeline.target, &self.base)
+    }
+
+    /// The production name of the collection.
+    pub fn collection(&self) -> &str {
+        self.pipeline.target.collection.as_deref().unwrap_or(&self.pipeline.name)
+    }
+
+    /// Opens the pipeline's model, fetching its files when they are not cached.
+    pub async fn engine(&self) -> Result<Arc<Engine>> {
+        if let Some(engine) = &self.engine {
+            return Ok(engine.clone());
+        }
+        let settings = self.pipeline.model.clone();
+        let card = ModelCard::find(&self.model_name(&settings.name))?;
+        let source = settings.source.as_deref().map(|s| self.resolve(s));
+        let files = self.models.get(&card, source.as_deref(), &self.events).await?;
+        let engine = tokio::task::spawn_blocking(move || Engine::open(&files, &settings)).await??;
+        Ok(Arc::new(engine))
+    }
+
+    /// A card's name as it is; a card's file relative to the pipeline's directory.
+    fn model_name(&self, name: &str) -> String {
+        if name.ends_with(".toml") { self.base.join(name).display().to_string() } else { name.to_owned() }
+    }
+
+    /// A path relative to the pipeline's directory, or a URL as it is.
+    fn resolve(&self, source: &str) -> String {
+        if source.contains("://") { source.to_owned() } else { self.base.join(source).display().to_string() }
+    }
+}
+
+/// The rules that the settings ask for with this model; a chunk with its prefix and special tokens must fit the model.
+pub(crate) fn chunking_rules(settings: &ChunkingSettings, engine: &Engine) -> Result<ChunkingRules> {
+    let context = engine.context();
+    let prefix = engine.tokenizer().encode(&context.document_prefix)?.len() as u32;
+    let most = context.max_tokens.saturating_sub(prefix);
+    let size = if settings.size == 0 { most } else { settings.size };
+    if size > most || size == 0 {
+        return Err(Error::new(ErrorKind::Configuration, "the chunk size does not fit the model")
+            .with("chunking.size", settings.size)
+            .with("largest", most)
+            .with("model", &context.name)
+            .guidance(format!(
+                "the model takes {} tokens, {prefix} of them for prefix and special tokens; set chunking.size to at most {most}",
+                context.max_tokens
+            )));
+    }
+    Ok(ChunkingRules {
+        splitter_version: SPLITTER_VERSION,
+        extractor_version: EXTRACTOR_VERSION,
+        unit: "tokens".to_owned(),
+        size,
+        overlap: settings.overlap,
+        tokenizer: engine.tokenizer().digest(),
+    })
+}
+
+/// The chunker of recorded rules; refused when this build or this model would cut differently.
+pub(crate) fn chunker(rules: &ChunkingRules, engine: &Engine) -> Result<Chunker> {
+    if rules.extractor_version != EXTRACTOR_VERSION {
+        return Err(Error::new(ErrorKind::Configuration, "the snapshot's text was extracted by another version")
+            .with("recorded", rules.extractor_version)
+            .with("here", EXTRACTOR_VERSION)
+            .guidance("use the regrow version that took the snapshot, or take a new snapshot"));
+    }
+    Chunker::new(rules.clone(), engine.tokenizer().clone())
+}
+
+/// Refuses a model that is not the recorded one, naming what differs.
+pub(crate) fn check_model(recorded: &ModelContext, here: &ModelContext) -> Result<()> {
+    if recorded.fingerprint()? == here.fingerprint()? {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::ModelMismatch, "this is not the model of the snapshot")
+        .with("recorded", &recorded.name)
+        .with("here", &here.name)
+        .with("differences", recorded.differences(here)?.join("; "))
+        .guidance("set the pipeline's [model] to the recorded one, or take a new snapshot with this one"))
+}
+
+/// The embedding engine as validation uses it.
+pub(crate) struct EngineQueries(pub(crate) Arc<Engine>);
+
+impl QueryEmbedder for EngineQueries {
+    fn embed(&self, is_query: bool, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let role = if is_query { Role::Query } else { Role::Document };
+        let embedded = self.0.embed(role, texts, &|| false)?;
+        Ok(embedded.embeddings.rows().map(<[f32]>::to_vec).collect())
+    }
+}
