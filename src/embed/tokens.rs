@@ -56,6 +56,31 @@ impl Tokenizer {
         Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
     }
 
+    /// Whether a cut beside an ASCII space, tab or line end never changes the tokens on either side of it.
+    ///
+    /// True for the BERT family, where words are found by white space first and then cut up one by one.
+    /// The splitter then need not count a chunk again. False says nothing: such chunks are counted.
+    pub fn is_word_local(&self) -> bool {
+        use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
+        let normalizer = matches!(
+            self.inner.get_normalizer(),
+            None | Some(NormalizerWrapper::BertNormalizer(_) | NormalizerWrapper::Lowercase(_))
+        );
+        let words = matches!(
+            self.inner.get_pre_tokenizer(),
+            Some(
+                PreTokenizerWrapper::BertPreTokenizer(_)
+                    | PreTokenizerWrapper::Whitespace(_)
+                    | PreTokenizerWrapper::WhitespaceSplit(_)
+            )
+        );
+        let model = matches!(self.inner.get_model(), ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_));
+        normalizer
+            && words
+            && model
+            && !self.inner.get_added_tokens_decoder().values().any(|t| t.content.contains(char::is_whitespace))
+    }
+
     /// Number of special tokens that `encode` adds.
     pub fn special_tokens(&self) -> Result<usize> {
         Ok(self.encode("")?.len())
