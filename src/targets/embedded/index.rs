@@ -1,0 +1,98 @@
+//! Building the index: in a thread of its own, after the load, over all cores.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use super::collection::Collection;
+use super::{engine, files};
+use crate::error::{Error, ErrorKind, Result};
+use crate::targets::types::IndexState;
+
+/// The last index build of this process.
+#[derive(Debug, Default)]
+pub(super) enum Job {
+    /// None was started.
+    #[default]
+    None,
+    /// It goes on.
+    Running,
+    /// It ended well: what the engine left without a graph needs none.
+    Done,
+    /// It failed.
+    Failed(ErrorKind, String),
+}
+
+fn job(collection: &Collection) -> MutexGuard<'_, Job> {
+    collection.job.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a build unless one is running. Writes wait until it has ended; reads go on.
+pub(super) fn start(collection: &Arc<Collection>) -> Result<()> {
+    let mut running = job(collection);
+    if matches!(*running, Job::Running) {
+        return Ok(());
+    }
+    let shared = collection.clone();
+    let spawned = std::thread::Builder::new().name("regrow-index".to_owned()).spawn(move || {
+        let result = build(&shared);
+        *job(&shared) = match result {
+            Ok(()) => Job::Done,
+            Err(e) => {
+                let causes = e.causes();
+                Job::Failed(
+                    e.kind(),
+                    if causes.is_empty() { e.to_string() } else { format!("{e}: {}", causes.join(": ")) },
+                )
+            }
+        };
+        if shared.is_deleted() {
+            // The engine may have made directories under the old name.
+            let _ = files::remove(&shared.dir);
+        }
+    });
+    spawned.map_err(|e| Error::new(ErrorKind::Target, "cannot start a thread to build the index").because(e))?;
+    *running = Job::Running;
+    Ok(())
+}
+
+fn build(collection: &Collection) -> Result<()> {
+    let mut since_open = collection.lock_writer();
+    // The engine builds beside what is there, then removes what was.
+    engine::room(&collection.dir, "building the index", collection.options.reserve_bytes)?;
+    collection.with_shard(|shard| {
+        engine::flush(&collection.dir, shard)?;
+        let before = files::segments(&collection.shard_dir())?;
+        collection.edit(|file| file.building = Some(before))?;
+        engine::call(&collection.dir, "building the index", || shard.optimize())?;
+        engine::flush(&collection.dir, shard)?;
+        collection.edit(|file| file.building = None)
+    })?;
+    collection.written.store(false, Ordering::Release);
+    // Gives back what the build held in memory.
+    collection.reopen(&mut since_open, true)
+}
+
+/// How far the build is.
+pub(super) fn state(collection: &Collection) -> Result<IndexState> {
+    let total = collection.count(&[])?;
+    let dimension = collection.file().dimension as u64;
+    let indexed = collection
+        .with_shard(|shard| {
+            engine::call(&collection.dir, "reading a collection", || Ok(shard.info().indexed_vectors_count as u64))
+        })?
+        .min(total);
+    let clean = !collection.written.load(Ordering::Acquire);
+    let without_graph = (total - indexed) * dimension * 4;
+    let done = match &*job(collection) {
+        Job::Running => false,
+        Job::Failed(kind, why) => {
+            return Err(Error::new(*kind, "building the index failed")
+                .with("collection", collection.name())
+                .with("reason", why)
+                .guidance("start the index build again"));
+        }
+        Job::Done if clean => true,
+        Job::Done | Job::None => total == 0 || (clean && without_graph < engine::PLAIN_BYTES),
+    };
+    Ok(IndexState { done, indexed, total })
+}

@@ -1,0 +1,157 @@
+//! One collection in memory.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
+
+use serde_json::{Map, Value};
+
+use crate::error::Result;
+use crate::ids::ChunkId;
+use crate::model::Metric;
+use crate::targets::checks;
+use crate::targets::filter::{Checked, passes};
+use crate::targets::types::*;
+
+#[derive(Debug)]
+struct Stored {
+    vector: Vec<f32>,
+    payload: Map<String, Value>,
+}
+
+#[derive(Debug)]
+pub(super) struct Collection {
+    spec: CollectionSpec,
+    /// Absent on a collection that another tool made.
+    marker: Option<Marker>,
+    points: BTreeMap<ChunkId, Stored>,
+    /// Search is always exact, so the index is only a state that a driver can wait for.
+    indexed: bool,
+}
+
+impl Collection {
+    pub(super) fn new(spec: CollectionSpec, marker: Option<Marker>) -> Self {
+        Self { spec, marker, points: BTreeMap::new(), indexed: false }
+    }
+
+    pub(super) fn marker(&self) -> Result<&Marker> {
+        self.marker.as_ref().ok_or_else(|| checks::not_owned(&self.spec.name))
+    }
+
+    pub(super) fn set_marker(&mut self, marker: Marker) {
+        self.marker = Some(marker);
+    }
+
+    pub(super) fn info(&self, aliases: Vec<String>) -> CollectionInfo {
+        CollectionInfo {
+            name: self.spec.name.clone(),
+            aliases,
+            dimension: self.spec.dimension,
+            metric: self.spec.metric,
+            index: self.spec.index.clone(),
+            payload_indexes: self.spec.payload_indexes.clone(),
+            count: self.points.len() as u64,
+            marker: self.marker.clone(),
+        }
+    }
+
+    pub(super) fn write(&mut self, points: Vec<Point>) -> WriteOutcome {
+        let (good, refused) = checks::sort_out(points, self.spec.dimension);
+        let written = good.len();
+        for Point { id, vector, payload } in good {
+            self.points.insert(id, Stored { vector, payload });
+        }
+        WriteOutcome { written, refused }
+    }
+
+    pub(super) fn start_index(&mut self) {
+        self.indexed = true;
+    }
+
+    pub(super) fn index_state(&self) -> IndexState {
+        let total = self.points.len() as u64;
+        IndexState { done: self.indexed || total == 0, indexed: if self.indexed { total } else { 0 }, total }
+    }
+
+    pub(super) fn count(&self, filter: &[Checked]) -> u64 {
+        self.points.values().filter(|p| passes(filter, &p.payload)).count() as u64
+    }
+
+    pub(super) fn fetch(&self, ids: &[ChunkId]) -> Vec<Point> {
+        let mut seen = HashSet::with_capacity(ids.len());
+        ids.iter()
+            .filter(|id| seen.insert(**id))
+            .filter_map(|id| self.points.get(id).map(|stored| point(*id, stored)))
+            .collect()
+    }
+
+    pub(super) fn scroll(&self, after: Option<ChunkId>, limit: usize) -> ScrollPage {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.points.range((start, Bound::Unbounded));
+        let points: Vec<Point> = rest.by_ref().take(limit.max(1)).map(|(id, stored)| point(*id, stored)).collect();
+        let next = if rest.next().is_some() { points.last().map(|p| p.id).or(after) } else { None };
+        ScrollPage { points, next }
+    }
+
+    pub(super) fn search(
+        &self,
+        name: &str,
+        vector: &[f32],
+        limit: usize,
+        filter: &[Checked],
+    ) -> Result<Vec<ScoredPoint>> {
+        checks::query(name, vector, self.spec.dimension)?;
+        let mut found: Vec<(f32, ChunkId)> = self
+            .points
+            .iter()
+            .filter(|(_, stored)| passes(filter, &stored.payload))
+            .map(|(id, stored)| (score(self.spec.metric, vector, &stored.vector), *id))
+            .collect();
+        found.sort_by(|(a, a_id), (b, b_id)| best_first(self.spec.metric, *a, *b).then(a_id.cmp(b_id)));
+        found.truncate(limit);
+        Ok(found
+            .into_iter()
+            .map(|(score, id)| ScoredPoint { id, score, payload: self.points[&id].payload.clone() })
+            .collect())
+    }
+}
+
+fn point(id: ChunkId, stored: &Stored) -> Point {
+    Point { id, vector: stored.vector.clone(), payload: stored.payload.clone() }
+}
+
+fn best_first(metric: Metric, a: f32, b: f32) -> std::cmp::Ordering {
+    match metric {
+        Metric::Cosine | Metric::Dot => b.total_cmp(&a),
+        Metric::Euclidean => a.total_cmp(&b),
+    }
+}
+
+/// Sums in f64, so that this is the reference that other targets are compared with.
+fn score(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
+    let sum = |f: fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(f64::from(*a), f64::from(*b))).sum::<f64>();
+    let result = match metric {
+        Metric::Dot => sum(|a, b| a * b),
+        Metric::Euclidean => sum(|a, b| (a - b) * (a - b)).sqrt(),
+        Metric::Cosine => {
+            let lengths = (sum(|a, _| a * a) * sum(|_, b| b * b)).sqrt();
+            // A vector without direction is similar to nothing.
+            if lengths == 0.0 { 0.0 } else { sum(|a, b| a * b) / lengths }
+        }
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "scores are f32")]
+    let result = result as f32;
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_what_the_metric_says() {
+        assert_eq!(score(Metric::Dot, &[1.0, 2.0], &[3.0, 4.0]), 11.0);
+        assert_eq!(score(Metric::Euclidean, &[0.0, 0.0], &[3.0, 4.0]), 5.0);
+        assert_eq!(score(Metric::Cosine, &[2.0, 0.0], &[0.5, 0.0]), 1.0);
+        assert_eq!(score(Metric::Cosine, &[2.0, 0.0], &[0.0, 0.0]), 0.0);
+    }
+}
