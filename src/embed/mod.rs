@@ -1,8 +1,16 @@
 //! Text → vectors: tokens, batching, encoders.
 
+mod encoders;
+mod engine;
+mod kernels;
+mod noop;
+mod pooling;
 mod tokens;
+mod weights;
 
+pub use engine::{Embedded, Engine, Role};
 pub use tokens::Tokenizer;
+pub use weights::Weights;
 
 use crate::error::Result;
 use crate::model::ModelContext;
@@ -14,6 +22,18 @@ pub struct TokenBatch {
     pub ids: Vec<u32>,
     /// Tokens of each text, in order; their sum is `ids.len()`.
     pub lengths: Vec<u32>,
+}
+
+impl TokenBatch {
+    /// The token ids of each text, in order.
+    pub fn texts(&self) -> impl Iterator<Item = &[u32]> {
+        let mut rest = self.ids.as_slice();
+        self.lengths.iter().map(move |length| {
+            let (text, after) = rest.split_at(*length as usize);
+            rest = after;
+            text
+        })
+    }
 }
 
 /// Vectors, row-major: `data.len() == rows * dimension`.

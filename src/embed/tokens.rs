@@ -41,6 +41,11 @@ impl Tokenizer {
         self.digest
     }
 
+    /// Number of tokens in the vocabulary, added tokens included.
+    pub fn vocabulary(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
     /// Byte spans in `text` of its tokens, special tokens not counted.
     pub fn spans(&self, text: &str) -> Result<Vec<(usize, usize)>> {
         Ok(self.inner.encode(text, false).map_err(failed)?.get_offsets().to_vec())

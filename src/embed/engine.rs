@@ -1,0 +1,334 @@
+//! The engine: tokenises texts, makes batches, and keeps every core busy with its own batch.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::noop::Noop;
+use super::{Embedder, Embeddings, TokenBatch, Tokenizer, encoders};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Digest;
+use crate::model::{Architecture, Dtype, Metric, ModelContext, ModelFiles, Pooling};
+use crate::pipeline::ModelSettings;
+
+/// How often a waiting call looks whether it was cancelled.
+const LOOK: Duration = Duration::from_millis(50);
+/// Texts that one thread tokenises before it takes more.
+const TOKENISE: usize = 16;
+/// Most tokens of the no-op model.
+const NOOP_TOKENS: u32 = 512;
+
+/// What a text is, which decides its prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A chunk of a document.
+    Document,
+    /// A search query.
+    Query,
+}
+
+/// Vectors of some texts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedded {
+    /// One vector per text, in the order of the texts.
+    pub embeddings: Embeddings,
+    /// Tokens that went through the model, special tokens and prefixes included.
+    pub tokens: u64,
+}
+
+/// A model ready to embed; share it in an `Arc`.
+///
+/// Each worker has its own core's thread for matrix products, so that no product is spread over
+/// threads: whole batches are. Weights are loaded once.
+pub struct Engine {
+    context: Arc<ModelContext>,
+    tokenizer: Tokenizer,
+    workers: Vec<Worker>,
+    batch_tokens: usize,
+}
+
+struct Worker {
+    pool: rayon::ThreadPool,
+    embedder: Mutex<Box<dyn Embedder>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("context", &self.context)
+            .field("workers", &self.workers.len())
+            .field("batch_tokens", &self.batch_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Loads a model on the CPU. Blocks for as long as reading the weights takes.
+    ///
+    /// # Errors
+    /// `Configuration` for a dtype that the CPU encoder does not compute in, `ModelMismatch` for
+    /// files that do not fit together or a network that would not be computed rightly.
+    pub fn open(files: &ModelFiles, settings: &ModelSettings) -> Result<Self> {
+        if settings.dtype != Dtype::F32 {
+            return Err(Error::new(ErrorKind::Configuration, "the CPU encoder computes in f32 only")
+                .with("dtype", format!("{:?}", settings.dtype).to_lowercase())
+                .guidance("set `dtype = \"f32\"` in the pipeline's [model], or leave it out"));
+        }
+        let tokenizer = files.tokenizer()?;
+        let context = Arc::new(files.context(settings.dtype)?);
+        if context.pooling == Pooling::LastToken && tokenizer.special_tokens()? == 0 {
+            return Err(Error::new(
+                ErrorKind::ModelMismatch,
+                "the tokenizer does not end texts with the model's end token",
+            )
+            .with("model", &context.name)
+            .guidance("the last token's vector is the text's: take the tokenizer.json of the embedding model"));
+        }
+        let embedders = encoders::open(files, &context, workers(settings.workers))?;
+        Self::new(context, tokenizer, embedders, settings.batch_tokens)
+    }
+
+    /// A model without a network: unit vectors of `dimension` numbers that depend only on the
+    /// token ids. Texts are tokenised for real.
+    ///
+    /// # Errors
+    /// `Configuration` for dimension 0.
+    pub fn noop(tokenizer: Tokenizer, dimension: u32) -> Result<Self> {
+        if dimension == 0 {
+            return Err(Error::new(ErrorKind::Configuration, "a vector has at least one number"));
+        }
+        let weights = Digest::of(format!("regrow no-op model 1, dimension {dimension}").as_bytes());
+        let context = Arc::new(ModelContext {
+            name: "noop".to_owned(),
+            weights,
+            tokenizer: tokenizer.digest(),
+            config: weights,
+            architecture: Architecture::Noop,
+            pooling: Pooling::Mean,
+            normalize: true,
+            query_prefix: String::new(),
+            document_prefix: String::new(),
+            max_tokens: NOOP_TOKENS,
+            dtype: Dtype::F32,
+            dimension,
+            metric: Metric::Cosine,
+        });
+        let embedders = (0..workers(0)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as Box<dyn Embedder>);
+        Self::new(Arc::clone(&context), tokenizer, embedders.collect(), ModelSettings::default().batch_tokens)
+    }
+
+    fn new(
+        context: Arc<ModelContext>,
+        tokenizer: Tokenizer,
+        embedders: Vec<Box<dyn Embedder>>,
+        batch_tokens: usize,
+    ) -> Result<Self> {
+        let workers = embedders
+            .into_iter()
+            .enumerate()
+            .map(|(i, embedder)| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(1)
+                    .thread_name(move |_| format!("regrow-embed-{i}"))
+                    .build()
+                    .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot start a worker thread").because(e))?;
+                Ok(Worker { pool, embedder: Mutex::new(embedder) })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { context, tokenizer, workers, batch_tokens: batch_tokens.max(1) })
+    }
+
+    /// What determines the vectors.
+    pub fn context(&self) -> &ModelContext {
+        &self.context
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Computes one vector per text. Blocks; `cancelled` is asked between batches, on the
+    /// calling thread. Calls from several threads share the workers batch by batch.
+    ///
+    /// # Errors
+    /// `Configuration` for a text with more tokens than the model takes (nothing is ever cut off;
+    /// the error names its index, tokens and the limit), `Cancelled`, `ModelMismatch` for weights
+    /// that compute no vector.
+    pub fn embed(&self, role: Role, texts: &[&str], cancelled: &dyn Fn() -> bool) -> Result<Embedded> {
+        let tokens = self.tokenise(role, texts, cancelled)?;
+        self.check(&tokens)?;
+        let total: usize = tokens.iter().map(Vec::len).sum();
+        let batches = Batches::new(&tokens, self.batch_tokens, self.workers.len());
+        let dimension = self.context.dimension as usize;
+        let mut data = vec![0.0; texts.len() * dimension];
+        self.run(
+            batches.ranges.len(),
+            cancelled,
+            |worker, i| {
+                let (batch, _) = batches.get(i, &tokens);
+                let embeddings = worker.pool.install(|| {
+                    // A panic in an earlier batch leaves only scratch memory behind.
+                    worker.embedder.lock().unwrap_or_else(PoisonError::into_inner).embed(&batch)
+                })?;
+                if embeddings.data.len() != batch.lengths.len() * dimension {
+                    return Err(Error::new(ErrorKind::Unexpected, "the encoder returned vectors of another size"));
+                }
+                Ok(embeddings)
+            },
+            |i, embeddings: Embeddings| {
+                let (_, texts) = batches.get(i, &[]);
+                for (row, text) in embeddings.rows().zip(texts) {
+                    data[text * dimension..(text + 1) * dimension].copy_from_slice(row);
+                }
+            },
+        )?;
+        Ok(Embedded { embeddings: Embeddings { dimension, data }, tokens: total as u64 })
+    }
+
+    fn tokenise(&self, role: Role, texts: &[&str], cancelled: &dyn Fn() -> bool) -> Result<Vec<Vec<u32>>> {
+        let prefix = match role {
+            Role::Document => self.context.document_prefix.as_str(),
+            Role::Query => self.context.query_prefix.as_str(),
+        };
+        let blocks: Vec<&[&str]> = texts.chunks(TOKENISE).collect();
+        let mut tokens = vec![Vec::new(); texts.len()];
+        self.run(
+            blocks.len(),
+            cancelled,
+            |_, i| {
+                blocks[i]
+                    .iter()
+                    .map(|text| match prefix {
+                        "" => self.tokenizer.encode(text),
+                        _ => self.tokenizer.encode(&format!("{prefix}{text}")),
+                    })
+                    .collect::<Result<Vec<_>>>()
+            },
+            |i, ids| tokens[i * TOKENISE..].iter_mut().zip(ids).for_each(|(place, ids)| *place = ids),
+        )?;
+        Ok(tokens)
+    }
+
+    fn check(&self, tokens: &[Vec<u32>]) -> Result<()> {
+        let limit = self.context.max_tokens as usize;
+        match tokens.iter().enumerate().find(|(_, ids)| ids.len() > limit || ids.is_empty()) {
+            Some((index, ids)) if ids.is_empty() => {
+                Err(Error::new(ErrorKind::Configuration, "a text has no tokens, so it has no vector")
+                    .with("index", index))
+            }
+            Some((index, ids)) => {
+                Err(Error::new(ErrorKind::Configuration, "a text has more tokens than the model takes")
+                    .with("index", index)
+                    .with("tokens", ids.len())
+                    .with("limit", limit)
+                    .guidance("make the chunks smaller (`chunking.size`) or use a model with a longer context"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Runs `jobs` on all workers and hands each result to `done` on the calling thread. Stops at
+    /// the first error, or when cancelled.
+    fn run<T: Send>(
+        &self,
+        jobs: usize,
+        cancelled: &dyn Fn() -> bool,
+        job: impl Fn(&Worker, usize) -> Result<T> + Sync,
+        mut done: impl FnMut(usize, T),
+    ) -> Result<()> {
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let (send, results) = mpsc::channel();
+            for worker in self.workers.iter().take(jobs) {
+                let (send, next, stop, job) = (send.clone(), &next, &stop, &job);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let i = next.fetch_add(1, Ordering::Relaxed);
+                        if i >= jobs {
+                            break;
+                        }
+                        // The panic itself has been reported by the runtime's hook.
+                        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(worker, i)));
+                        let result = result.unwrap_or_else(|_| {
+                            Err(Error::new(ErrorKind::Unexpected, "a worker panicked")
+                                .guidance("this is a defect in regrow: please report it with the log"))
+                        });
+                        if send.send((i, result)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(send);
+            let outcome = loop {
+                if cancelled() {
+                    break Err(Error::new(ErrorKind::Cancelled, "stopped while embedding"));
+                }
+                match results.recv_timeout(LOOK) {
+                    Ok((i, Ok(result))) => done(i, result),
+                    Ok((_, Err(e))) => break Err(e),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                }
+            };
+            stop.store(true, Ordering::Relaxed);
+            outcome
+        })
+    }
+}
+
+/// The number of workers for a setting, where 0 means one per core.
+fn workers(setting: usize) -> usize {
+    match setting {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    }
+}
+
+/// Texts in order of length, longest first, cut into batches of similar work.
+struct Batches {
+    order: Vec<usize>,
+    ranges: Vec<Range<usize>>,
+}
+
+impl Batches {
+    fn new(tokens: &[Vec<u32>], budget: usize, workers: usize) -> Self {
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(tokens[*i].len()));
+        // A few texts are spread over the workers instead of filling one batch.
+        let total: usize = tokens.iter().map(Vec::len).sum();
+        let budget = budget.min(total.div_ceil(workers.max(1)));
+        let mut ranges = Vec::new();
+        let (mut start, mut used) = (0, 0);
+        for (place, text) in order.iter().enumerate() {
+            let length = tokens[*text].len();
+            if place > start && used + length > budget {
+                ranges.push(start..place);
+                (start, used) = (place, 0);
+            }
+            used += length;
+        }
+        if start < order.len() {
+            ranges.push(start..order.len());
+        }
+        Self { order, ranges }
+    }
+
+    /// The tokens of batch `i` and the indices of its texts.
+    fn get(&self, i: usize, tokens: &[Vec<u32>]) -> (TokenBatch, &[usize]) {
+        let texts = &self.order[self.ranges[i].clone()];
+        let mut batch = TokenBatch::default();
+        for ids in texts.iter().filter_map(|t| tokens.get(*t)) {
+            batch.ids.extend_from_slice(ids);
+            batch.lengths.push(ids.len() as u32);
+        }
+        (batch, texts)
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;
