@@ -10,12 +10,12 @@ use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::model::{ModelCard, ModelContext, ModelStore};
-use crate::pipeline::{ChunkingSettings, ModelSettings, Pipeline};
+use crate::pipeline::{ChunkingSettings, Pipeline};
 use crate::repository::Repository;
 use crate::targets::Target;
 use crate::validate::QueryEmbedder;
 
-/// The surroundings of a run.
+/// The surroundings of a run. Clones share the target, so that one process opens it once.
 #[derive(Clone)]
 pub struct Workspace {
     /// The pipeline.
@@ -30,9 +30,23 @@ pub struct Workspace {
     pub cancel: Cancel,
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
+    opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
 }
 
 impl Workspace {
+    /// A workspace that reports nothing and is never cancelled, until its fields say otherwise.
+    pub fn new(pipeline: Pipeline, base: PathBuf, models: ModelStore) -> Self {
+        Self {
+            pipeline,
+            base,
+            models: Arc::new(models),
+            events: Events::silent(),
+            cancel: Cancel::default(),
+            engine: None,
+            opened: Arc::default(),
+        }
+    }
+
     /// The pipeline's repository.
     pub async fn repository(&self) -> Result<Repository> {
         Repository::open(&self.pipeline.repository.url, &self.base).await
@@ -40,12 +54,20 @@ impl Workspace {
 
     /// The pipeline's target.
     pub fn target(&self) -> Result<Arc<dyn Target>> {
-        crate::targets::open(&self.pipeline.target, &self.base)
+        let mut opened = self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(target) = opened.as_ref() {
+            return Ok(target.clone());
+        }
+        let target = crate::targets::open(&self.pipeline.target, &self.base, &self.events)?;
+        *opened = Some(target.clone());
+        Ok(target)
     }
 
-    /// The production name of the collection.
-    pub fn collection(&self) -> &str {
-        self.pipeline.target.collection.as_deref().unwrap_or(&self.pipeline.name)
+    /// Uses this target instead of opening the pipeline's.
+    #[must_use]
+    pub fn with_target(self, target: Arc<dyn Target>) -> Self {
+        *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(target);
+        self
     }
 
     /// Opens the pipeline's model, fetching its files when they are not cached.

@@ -34,7 +34,7 @@ pub async fn drill(workspace: &Workspace, options: &DrillOptions) -> Result<Dril
     let repository = workspace.repository().await?;
     let target = workspace.target()?;
     remove_abandoned(workspace, target.as_ref(), started).await?;
-    let scratch = format!("{}-drill-{id}", workspace.collection());
+    let scratch = format!("{}-drill-{id}", workspace.pipeline.collection());
     // Parts computed for the drill lie apart: the drill proves that they can be derived, it does not replace any.
     let own_parts = format!("{}/{id}", path::DRILLS);
     let restore = RestoreOptions {
@@ -138,7 +138,7 @@ async fn remove(target: &dyn Target, repository: &Repository, name: &str) -> Res
 /// running, so nothing of theirs is kept.
 async fn remove_abandoned(workspace: &Workspace, target: &dyn Target, now: jiff::Timestamp) -> Result<()> {
     let repository = workspace.repository().await?;
-    let prefix = format!("{}-drill-", workspace.collection());
+    let prefix = format!("{}-drill-", workspace.pipeline.collection());
     let exclusive = target.capabilities().exclusive;
     for name in target.list().await?.into_iter().filter(|n| n.starts_with(&prefix)) {
         let Ok(owned) = target.open_owned(&name).await else { continue };

@@ -211,17 +211,6 @@ pub struct TargetSettings {
     pub promote: PromotePolicy,
 }
 
-impl TargetSettings {
-    /// The payload indexes asked for and those that every collection gets.
-    pub fn all_payload_indexes(&self) -> BTreeMap<String, FieldType> {
-        let mut all = self.payload_indexes.clone();
-        for field in ["document_id", "tenant", "acl"] {
-            all.entry(field.to_owned()).or_insert(FieldType::Keyword);
-        }
-        all
-    }
-}
-
 /// A vector database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -356,4 +345,37 @@ pub struct DrillSettings {
     pub rpo_seconds: Option<f64>,
     /// Use vectors that are in the repository instead of computing all of them again.
     pub reuse: bool,
+}
+
+impl Pipeline {
+    /// A pipeline with this name, corpus and repository, an embedded target, and defaults for everything else.
+    pub fn starter(name: &str, corpus: &str, repository: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            corpus: CorpusSettings {
+                url: corpus.to_owned(),
+                include: Vec::new(),
+                exclude: Vec::new(),
+                hidden: false,
+                encoding: None,
+                on_bad_document: OnBadDocument::default(),
+                max_document_bytes: default_max_document_bytes(),
+                path_metadata: None,
+                records: Vec::new(),
+            },
+            chunking: ChunkingSettings::default(),
+            model: ModelSettings::default(),
+            repository: RepositorySettings { url: repository.to_owned() },
+            target: TargetSettings {
+                kind: TargetKind::Embedded,
+                path: None,
+                collection: None,
+                index: IndexSettings::default(),
+                payload_indexes: BTreeMap::new(),
+                promote: PromotePolicy::default(),
+            },
+            validation: ValidationSettings::default(),
+            drill: DrillSettings::default(),
+        }
+    }
 }

@@ -87,7 +87,7 @@ fn spec(prepared: &Prepared, name: String, key: Digest) -> CollectionSpec {
         dimension: manifest.model.dimension as usize,
         metric: manifest.model.metric,
         index: settings.index.clone(),
-        payload_indexes: settings.all_payload_indexes(),
+        payload_indexes: prepared.workspace.pipeline.payload_indexes(),
         marker: Marker {
             instance: uuid::Uuid::new_v4(),
             restore_key: key,

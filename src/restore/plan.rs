@@ -14,7 +14,7 @@ use crate::ids::{Digest, fingerprint};
 use crate::repository::{Counts, InventoryReader, Manifest, Repository, path};
 use crate::snapshot::read_canaries;
 use crate::targets::Target;
-use crate::validate::Check;
+use crate::validate::{Check, Outcome};
 use crate::vectors::{PartInput, PartKey, PartName, ReuseIndex, VectorRow, VectorSetRecord};
 use crate::workspace::{Workspace, check_model, chunker};
 
@@ -171,7 +171,7 @@ impl Prepared {
         let measured = serde_json::json!({ "least_cosine": least, "canaries": self.canaries.len() });
         let expected_json = serde_json::json!({ "least_cosine": expected });
         let check = if least >= expected {
-            Check::pass("canaries", measured, expected_json)
+            Check::pass("canaries", measured, expected_json, "recorded and recomputed vectors agree")
         } else {
             Check::fail("canaries", measured, expected_json, "this machine embeds the canaries differently")
         };
@@ -181,7 +181,7 @@ impl Prepared {
     /// Works out the parts, what is stored of them, and the time it will take.
     pub async fn plan(&self) -> Result<RestorePlan> {
         let (canaries, rate) = self.canaries().await?;
-        if canaries.failed() {
+        if canaries.outcome == Outcome::Fail {
             return Err(Error::new(ErrorKind::ModelMismatch, "the canaries come out differently here")
                 .with("least cosine", &canaries.measured)
                 .with("expected", &canaries.expected)
@@ -227,7 +227,7 @@ impl Prepared {
             corpus: self.corpus.url().to_owned(),
             repository: self.repository.url().to_owned(),
             target: self.target.kind(),
-            collection: self.workspace.collection().to_owned(),
+            collection: self.workspace.pipeline.collection().to_owned(),
             model: manifest.model.name.clone(),
             counts: manifest.counts.clone(),
             parts: parts.len() as u64,

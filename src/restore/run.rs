@@ -1,9 +1,11 @@
 //! Running a restore.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use super::collection::{Destination, destination, forget};
@@ -18,9 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Stage;
 use crate::ingest::IngestTimes;
 use crate::measure::{Busy, Seconds, peak_rss_bytes};
-use crate::repository::FORMAT_VERSION;
+use crate::repository::{FORMAT_VERSION, InventoryReader, Manifest, Repository, bucket_of};
 use crate::targets::{CollectionState, Filter, OwnedCollection};
-use crate::validate::{Check, ValidationInput, Verdict, read_golden, validate};
+use crate::validate::{Check, DocumentLookup, ValidationInput, Verdict, load_golden, validate};
 use crate::vectors::{PartRef, StoredVectorSet, VectorSetRecord};
 use crate::workspace::{EngineQueries, Workspace};
 
@@ -236,11 +238,12 @@ async fn verdict(
     let workspace = &prepared.workspace;
     let settings = &workspace.pipeline.validation;
     let golden = match &settings.golden {
-        Some(file) => read_golden(&workspace.base.join(file))?,
+        Some(file) => load_golden(&workspace.base.join(file))?,
         None => Vec::new(),
     };
     let source = StoredVectorSet::new(&prepared.repository, &streamed.parts)?;
     let documents = plan.counts.documents;
+    let lookup = InventoryLookup { repository: &prepared.repository, manifest: &prepared.manifest };
     let input = ValidationInput {
         target: prepared.target.as_ref(),
         collection: collection.name(),
@@ -248,22 +251,44 @@ async fn verdict(
         settings,
         embedder: &EngineQueries(prepared.engine.clone()),
         context: &prepared.manifest.model,
-        payload_indexes: &workspace.pipeline.target.all_payload_indexes(),
+        payload_indexes: &workspace.pipeline.payload_indexes(),
         golden: &golden,
         baseline: prepared.manifest.golden_baseline.as_ref(),
+        expected_documents: documents - streamed.differences.count,
+        documents: Some(&lookup),
         seed: prepared.manifest.inventory.iter().fold(0, |seed, o| seed ^ o.digest.prefix()),
     };
-    let mut verdict = validate(&input, &workspace.events).await?;
+    let verdict = validate(&input, &workspace.events).await?;
     let recut = serde_json::json!({ "documents_recut": streamed.documents_cut });
     let chunk_digests = if streamed.documents_cut == 0 {
         Check::skipped("chunk_digests", "every part was in the repository already: nothing was cut again")
     } else {
         // A document that is cut differently stops the restore, so reaching this point proves the rest.
-        Check::pass("chunk_digests", recut, serde_json::json!({ "documents": documents }))
+        let expected = serde_json::json!({ "documents": documents });
+        Check::pass("chunk_digests", recut, expected, "documents of computed parts were cut into the recorded chunks")
     };
-    verdict.checks.insert(0, chunk_digests);
-    verdict.checks.insert(0, plan.canaries.clone());
-    Ok(verdict)
+    Ok(verdict.after(vec![plan.canaries.clone(), chunk_digests]))
+}
+
+/// Says why a golden document was not found: because the snapshot never had it?
+struct InventoryLookup<'a> {
+    repository: &'a Repository,
+    manifest: &'a Manifest,
+}
+
+#[async_trait]
+impl DocumentLookup for InventoryLookup<'_> {
+    async fn present(&self, ids: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+        let bits = self.manifest.buckets.bits;
+        let buckets: BTreeSet<u32> = ids.iter().map(|id| bucket_of(id, bits)).collect();
+        let mut reader = InventoryReader::new(self.repository, self.manifest);
+        let mut present = BTreeSet::new();
+        for bucket in buckets {
+            let rows = reader.bucket(bucket).await?;
+            present.extend(rows.into_iter().map(|row| row.document_id).filter(|id| ids.contains(id)));
+        }
+        Ok(present)
+    }
 }
 
 /// Marks the collection, commits the vector set, promotes, reports.

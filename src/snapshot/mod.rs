@@ -6,4 +6,5 @@ mod run;
 
 pub(crate) use canary::read_canaries;
 pub use report::SnapshotReport;
+pub(crate) use run::Listing;
 pub use run::{SnapshotOptions, snapshot};

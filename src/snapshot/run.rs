@@ -20,7 +20,7 @@ use crate::repository::{
     SkippedDocument, TargetRecord, bucket_bits, bucket_of, path, payload_digest,
 };
 use crate::spill::Spill;
-use crate::validate::{GoldenBaseline, golden_baseline, read_golden};
+use crate::validate::{GoldenBaseline, load_golden, record_baseline};
 use crate::workspace::{EngineQueries, Workspace, chunker, chunking_rules};
 
 /// How a snapshot is taken.
@@ -331,7 +331,7 @@ fn unreached(workspace: &Workspace) -> TargetRecord {
     let target = &workspace.pipeline.target;
     TargetRecord {
         kind: target.kind.name().to_owned(),
-        collection: workspace.collection().to_owned(),
+        collection: workspace.pipeline.collection().to_owned(),
         index: target.index.clone(),
         payload_indexes: target.payload_indexes.clone(),
         live_count: None,
@@ -346,7 +346,7 @@ async fn live(workspace: &Workspace, engine: &Arc<Engine>) -> Result<(TargetReco
         return Ok((record, None));
     }
     let described = match workspace.target() {
-        Ok(target) => match target.describe(workspace.collection()).await {
+        Ok(target) => match target.describe(workspace.pipeline.collection()).await {
             Ok(Some(info)) => Some((target, info)),
             Ok(None) => None,
             Err(e) => return Ok(unreachable(workspace, record, &e)),
@@ -359,7 +359,7 @@ async fn live(workspace: &Workspace, engine: &Arc<Engine>) -> Result<(TargetReco
     record.live_count = Some(info.count);
     record.live_collection = Some(info.name.clone());
     let Some(golden) = &workspace.pipeline.validation.golden else { return Ok((record, None)) };
-    let queries = read_golden(&workspace.base.join(golden))?;
+    let queries = load_golden(&workspace.base.join(golden))?;
     let same_model = match &info.marker {
         Some(marker) => marker.model_fingerprint == engine.context().fingerprint()?,
         None => info.dimension == engine.context().dimension as usize,
@@ -370,7 +370,7 @@ async fn live(workspace: &Workspace, engine: &Arc<Engine>) -> Result<(TargetReco
     }
     let settings = &workspace.pipeline.validation;
     let baseline =
-        golden_baseline(target.as_ref(), &info.name, &queries, settings.k, &EngineQueries(engine.clone())).await?;
+        record_baseline(target.as_ref(), &info.name, &EngineQueries(engine.clone()), &queries, settings.k).await?;
     Ok((record, Some(baseline)))
 }
 

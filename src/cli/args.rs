@@ -1,0 +1,252 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Rebuild a vector database from its source corpus, and prove on a schedule that you can.
+#[derive(Debug, Parser)]
+#[command(name = "regrow", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Settings: flags win over environment variables, which win over the pipeline file.\n\
+    Any key of the pipeline file can be set with --set corpus.url=DIR or with the variable REGROW__CORPUS__URL.\n\n\
+    Exit codes: 0 ok, 1 unexpected, 2 usage or configuration, 10 corpus differs or a document is bad,\n\
+    11 model mismatch or no model, 20 target failed, 30 validation failed, 40 RTO missed, 41 RPO missed, 130 cancelled.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Pipeline file
+    #[arg(short, long, global = true, env = "REGROW_PIPELINE", default_value = "regrow.toml", value_name = "FILE")]
+    pub(crate) pipeline: PathBuf,
+    /// Set a key of the pipeline, for example corpus.url=docs (repeatable)
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// Print exactly one JSON document on stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// How progress is told where stderr is not a terminal
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// Where models are kept [default: the user's cache directory]
+    #[arg(long, global = true, env = "REGROW_CACHE", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Never fetch anything from a network
+    #[arg(long, global = true, env = "REGROW_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Write a pipeline file with every setting explained
+    Init(InitArgs),
+    /// Show what a restore would do, how long it would take and what is reused
+    Plan(SnapshotChoice),
+    /// Record corpus, chunking rules and model context
+    Snapshot(SnapshotArgs),
+    /// Rebuild the collection from the corpus
+    Restore(RestoreArgs),
+    /// Restore into a scratch collection, measure, validate, record, and delete it
+    Drill(DrillArgs),
+    /// Read the repository again and compare every digest
+    Verify(VerifyArgs),
+    /// Show what would be lost now, what is served, and when it was last proven
+    Status,
+    /// List the snapshots
+    List,
+    /// Show a snapshot
+    Show(ShowArgs),
+    /// Search a collection with a text
+    Query(QueryArgs),
+    /// List, show or fetch models
+    Models(ModelsArgs),
+    /// Check that everything a restore needs is there and fits together
+    Doctor,
+    /// Print a completion script for a shell
+    Completions {
+        /// Shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Take a snapshot of a directory, restore it into the embedded database, validate it and search it
+    Quickstart(QuickstartArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Name of the pipeline [default: the directory's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Directory or URL of the documents
+    #[arg(long, default_value = "docs", value_name = "URL")]
+    pub(crate) corpus: String,
+    /// Directory or URL of the repository
+    #[arg(long, default_value = ".regrow/repository", value_name = "URL")]
+    pub(crate) repository: String,
+    /// Directory of the embedded database
+    #[arg(long, default_value = ".regrow/database", value_name = "DIR")]
+    pub(crate) database: String,
+    /// Replace an existing file
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SnapshotChoice {
+    /// `latest`, a snapshot id, or the beginning of one
+    #[arg(short, long, default_value = "latest", value_name = "ID")]
+    pub(crate) snapshot: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    /// Do not look at the live collection
+    #[arg(long)]
+    pub(crate) skip_target: bool,
+}
+
+/// What to do about documents that changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnChangedArg {
+    /// Fail with the list
+    Fail,
+    /// Restore without them, by name
+    Skip,
+}
+
+impl From<OnChangedArg> for regrow::restore::OnChanged {
+    fn from(arg: OnChangedArg) -> Self {
+        match arg {
+            OnChangedArg::Fail => Self::Fail,
+            OnChangedArg::Skip => Self::Skip,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) choice: SnapshotChoice,
+    /// Print the plan and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// What to do about documents that changed since the snapshot
+    #[arg(long, value_enum, default_value_t = OnChangedArg::Fail)]
+    pub(crate) on_changed: OnChangedArg,
+    /// Build a new collection even if one with the same content is there
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Leave the production name where it is
+    #[arg(long)]
+    pub(crate) no_promote: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrillArgs {
+    #[command(flatten)]
+    pub(crate) choice: SnapshotChoice,
+    /// Use vectors that are in the repository instead of computing all of them again
+    #[arg(long)]
+    pub(crate) reuse: bool,
+    /// What to do about documents that changed since the snapshot
+    #[arg(long, value_enum, default_value_t = OnChangedArg::Fail)]
+    pub(crate) on_changed: OnChangedArg,
+    /// Show the records of earlier drills instead
+    #[arg(long)]
+    pub(crate) history: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Only check that objects are there with the right size
+    #[arg(long)]
+    pub(crate) quick: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// `latest`, a snapshot id, or the beginning of one
+    #[arg(default_value = "latest", value_name = "ID")]
+    pub(crate) snapshot: String,
+    /// List its documents too
+    #[arg(long)]
+    pub(crate) documents: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueryArgs {
+    /// The question
+    pub(crate) text: String,
+    /// How many chunks
+    #[arg(short, default_value_t = 5)]
+    pub(crate) k: usize,
+    /// Collection [default: the production collection]
+    #[arg(long)]
+    pub(crate) collection: Option<String>,
+    /// Only this tenant
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Only documents that this principal may see (repeatable)
+    #[arg(long)]
+    pub(crate) acl: Vec<String>,
+    /// Only where a payload field has this value, for example metadata.year=2026 (repeatable)
+    #[arg(long = "where", value_name = "FIELD=VALUE")]
+    pub(crate) conditions: Vec<String>,
+    /// Search without the index
+    #[arg(long)]
+    pub(crate) exact: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<ModelsAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsAction {
+    /// List the model cards
+    List,
+    /// Show a card
+    Show {
+        /// Name of a card, or path of a card file
+        name: String,
+    },
+    /// Fetch a model's files into the cache
+    Fetch {
+        /// Name of a card, or path of a card file
+        name: String,
+        /// Directory or URL to take the files from
+        #[arg(long)]
+        source: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuickstartArgs {
+    /// Documents [default: the README files of the crates that regrow was built from]
+    pub(crate) directory: Option<PathBuf>,
+    /// Where pipeline, repository and database are kept
+    #[arg(long, default_value = ".regrow/quickstart", value_name = "DIR")]
+    pub(crate) state: PathBuf,
+    /// A question to ask (repeatable)
+    #[arg(long = "query", value_name = "TEXT")]
+    pub(crate) queries: Vec<String>,
+}

@@ -1,0 +1,358 @@
+//! Reports as people read them.
+
+use std::fmt::Write;
+
+use regrow::drill::DrillReport;
+use regrow::measure::{Machine, Seconds};
+use regrow::model::ModelCard;
+use regrow::query::QueryReport;
+use regrow::repository::{DocumentRow, Manifest, SnapshotSummary, VerifyReport};
+use regrow::restore::{RestorePlan, RestoreReport};
+use regrow::snapshot::SnapshotReport;
+use regrow::status::StatusReport;
+use regrow::validate::Check;
+use serde_json::Value;
+
+use super::printer::{bytes, checks, count, duration, table};
+
+/// `name  value` lines with the values aligned.
+fn fields(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().fold(String::new(), |mut out, (name, value)| {
+        let _ = writeln!(out, "  {name:width$}  {value}");
+        out
+    })
+}
+
+fn stages(seconds: &Seconds) -> String {
+    let all = [
+        ("read", seconds.read),
+        ("chunk", seconds.chunk),
+        ("embed", seconds.embed),
+        ("write", seconds.write),
+        ("load", seconds.load),
+        ("index", seconds.index),
+        ("validate", seconds.validate),
+    ];
+    let parts: Vec<_> =
+        all.iter().filter(|(_, s)| *s > 0.0).map(|(name, s)| format!("{name} {}", duration(*s))).collect();
+    format!("{} ({})", duration(seconds.total), parts.join(", "))
+}
+
+pub(super) fn snapshot(r: &SnapshotReport) -> String {
+    let mut out = format!("snapshot {}\n", r.snapshot);
+    out += &fields(&[
+        ("corpus", format!("{} ({} objects, {})", r.corpus, count(r.objects), bytes(r.bytes))),
+        ("documents", count(r.documents)),
+        ("skipped", count(r.documents_skipped)),
+        ("chunks", format!("{} ({} tokens)", count(r.chunks), count(r.tokens))),
+        ("model", r.model_fingerprint.short()),
+        ("rules", r.rules_fingerprint.short()),
+        ("repository", r.repository.clone()),
+        ("time", stages(&r.seconds)),
+    ]);
+    for skipped in r.skipped.iter().take(10) {
+        let line = skipped.line.map(|l| format!(":{l}")).unwrap_or_default();
+        let _ = writeln!(out, "  skipped {}{line}: {}", skipped.path, skipped.reason);
+    }
+    if r.skipped.len() > 10 {
+        let _ = writeln!(out, "  … and {} more: `regrow show` lists them", count(r.documents_skipped - 10));
+    }
+    out
+}
+
+pub(super) fn plan(p: &RestorePlan) -> String {
+    let mut out = format!("plan: restore {} into {} {}\n", p.snapshot, p.target, p.collection);
+    out += &fields(&[
+        ("corpus", p.corpus.clone()),
+        ("taken", p.created.to_string()),
+        ("documents", count(p.counts.documents)),
+        ("chunks", format!("{} ({} tokens)", count(p.counts.chunks), count(p.counts.tokens))),
+        ("parts", format!("{}, {} of them stored", count(p.parts), count(p.parts_stored))),
+        ("to compute", format!("{} chunks, {} tokens", count(p.chunks_to_compute), count(p.tokens_to_compute))),
+        ("model", format!("{} at {} tokens/s here", p.model, count(p.tokens_per_second as u64))),
+        ("embedding", format!("at most {}", duration(p.embed_seconds))),
+        ("expected RTO", duration(p.rto_seconds)),
+    ]);
+    for item in &p.cannot_restore {
+        let _ = writeln!(out, "  cannot be restored: {item}");
+    }
+    out
+}
+
+pub(super) fn restore(r: &RestoreReport) -> String {
+    let mut out = format!(
+        "{} {} from snapshot {}\n",
+        if r.ok { "restored" } else { "NOT restored:" },
+        r.target.collection,
+        r.snapshot
+    );
+    out += &fields(&[
+        ("documents", format!("{} ({} skipped)", count(r.documents), count(r.documents_skipped))),
+        (
+            "chunks",
+            format!(
+                "{}: {} embedded, {} reused",
+                count(r.chunks),
+                count(r.chunks_embedded),
+                count(r.chunks_reused)
+            ),
+        ),
+        (
+            "parts",
+            format!("{}: {} reused, {} loaded", count(r.parts), count(r.parts_reused), count(r.parts_loaded)),
+        ),
+        ("collection", format!("{} {}, {} points", r.target.kind, r.target.collection, count(r.target.count))),
+        ("time", stages(&r.seconds)),
+        ("peak memory", bytes(r.peak_rss_bytes)),
+    ]);
+    if r.target.reused {
+        out += "  the collection was there already, complete: nothing was loaded\n";
+    }
+    out += &checks(&r.checks);
+    for difference in r.differences.iter().take(20) {
+        let _ = writeln!(out, "  left out: {difference}");
+    }
+    match (&r.target.promoted, &r.target.previous) {
+        (Some(name), Some(previous)) => {
+            let _ = writeln!(out, "{name} now points at {}; before: {previous}, which is kept", r.target.collection);
+        }
+        (Some(name), None) => {
+            let _ = writeln!(out, "{name} points at {}", r.target.collection);
+        }
+        (None, _) => {}
+    }
+    if !r.ok {
+        out += "next: look at the failed checks; the collection is kept for inspection and is not promoted\n";
+    }
+    out
+}
+
+pub(super) fn drill(r: &DrillReport) -> String {
+    let restore = &r.restore;
+    let mut out = format!("drill {}: {}\n", r.drill, if restore.ok { "passed" } else { "FAILED" });
+    out += &fields(&[
+        ("snapshot", restore.snapshot.clone()),
+        (
+            "chunks",
+            format!(
+                "{}: {} embedded, {} reused",
+                count(restore.chunks),
+                count(restore.chunks_embedded),
+                count(restore.chunks_reused)
+            ),
+        ),
+        ("time", stages(&restore.seconds)),
+        ("peak memory", bytes(restore.peak_rss_bytes)),
+        ("cleaned up", if r.cleaned_up { "yes".to_owned() } else { "NO".to_owned() }),
+    ]);
+    for objective in &r.objectives {
+        let allowed = objective.allowed.map_or_else(|| "no objective".to_owned(), |s| format!("allowed {}", duration(s)));
+        let _ = writeln!(
+            out,
+            "  {}  {} ({allowed}){}",
+            objective.name.trim_end_matches("_seconds").to_uppercase(),
+            duration(objective.measured),
+            if objective.reached { "" } else { "  MISSED" }
+        );
+    }
+    out += &checks(&restore.checks);
+    out
+}
+
+pub(super) fn drills(records: &[Value]) -> String {
+    let text = |record: &Value, key: &str| record[key].as_str().unwrap_or("-").to_owned();
+    let rows = records
+        .iter()
+        .map(|r| {
+            vec![
+                text(r, "drill"),
+                text(r, "snapshot"),
+                if r["ok"] == true { "passed".to_owned() } else { format!("failed ({})", r["exit_code"]) },
+                count(r["chunks"].as_u64().unwrap_or(0)),
+                duration(r["seconds"]["total"].as_f64().unwrap_or(0.0)),
+            ]
+        })
+        .collect();
+    table(&["drill", "snapshot", "result", "chunks", "RTO"], rows)
+}
+
+pub(super) fn verify(r: &VerifyReport) -> String {
+    let mut out = format!(
+        "{}: {} snapshots, {} vector sets, {} objects, {}\n",
+        if r.ok { "all is as written" } else { "DAMAGED" },
+        count(r.snapshots),
+        count(r.vector_sets),
+        count(r.objects),
+        bytes(r.bytes)
+    );
+    for damaged in &r.damaged {
+        let _ = writeln!(out, "  {}\n    {}\n    needed by {}", damaged.object, damaged.problem, damaged.hurts.join(", "));
+        if damaged.derivable {
+            out += "    the next restore computes it again\n";
+        }
+    }
+    out
+}
+
+pub(super) fn status(r: &StatusReport) -> String {
+    let mut out = format!("pipeline {} in {}\n", r.pipeline, r.repository);
+    if let Some(latest) = &r.latest {
+        let age = duration(r.age_seconds.unwrap_or(0.0));
+        let _ = writeln!(
+            out,
+            "  latest of {} snapshots: {} ({} documents, {} chunks), {age} old",
+            count(r.snapshots),
+            latest.id,
+            count(latest.counts.documents),
+            count(latest.counts.chunks)
+        );
+    }
+    if let Some(e) = &r.exposure {
+        let _ = writeln!(
+            out,
+            "  the corpus since then: {} added, {} changed, {} vanished",
+            count(e.added),
+            count(e.changed),
+            count(e.vanished)
+        );
+        for example in &e.examples {
+            let _ = writeln!(out, "    {example}");
+        }
+    }
+    for c in &r.collections {
+        let state = c.marker.as_ref().map_or_else(|| "not regrow's".to_owned(), |m| {
+            format!("{:?}, from {}", m.state, m.snapshot).to_lowercase()
+        });
+        let served = if c.aliases.is_empty() { String::new() } else { format!(", served as {}", c.aliases.join(", ")) };
+        let _ = writeln!(out, "  collection {}: {} points, {state}{served}", c.name, count(c.count));
+    }
+    match &r.last_drill {
+        Some(drill) => {
+            let result = if drill["ok"] == true { "passed" } else { "FAILED" };
+            let rto = duration(drill["seconds"]["total"].as_f64().unwrap_or(0.0));
+            let _ = writeln!(out, "  last drill {}: {result}, RTO {rto}", drill["drill"].as_str().unwrap_or("-"));
+        }
+        None => out += "  no drill yet: run `regrow drill`\n",
+    }
+    for problem in &r.problems {
+        let _ = writeln!(out, "  ! {problem}");
+    }
+    out
+}
+
+pub(super) fn list(snapshots: &[SnapshotSummary], damaged: &[Value]) -> String {
+    let rows = snapshots
+        .iter()
+        .map(|s| {
+            vec![
+                s.id.clone(),
+                s.pipeline.clone(),
+                s.created.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+                count(s.counts.documents),
+                count(s.counts.chunks),
+                bytes(s.counts.bytes),
+                s.model.clone(),
+            ]
+        })
+        .collect();
+    let mut out = table(&["snapshot", "pipeline", "taken", "documents", "chunks", "size", "model"], rows);
+    for d in damaged {
+        let _ = writeln!(out, "damaged: {}", d["problem"].as_str().unwrap_or_default());
+    }
+    out
+}
+
+pub(super) fn show(m: &Manifest, documents: &[DocumentRow]) -> String {
+    let mut out = format!("snapshot {}\n", m.id);
+    out += &fields(&[
+        ("pipeline", m.pipeline.clone()),
+        ("taken", m.created.to_string()),
+        ("written by", format!("regrow {}", m.tool_version)),
+        ("corpus", format!("{} ({} objects, capture: {})", m.corpus.settings.url, count(m.corpus.objects), m.corpus.capture)),
+        ("documents", format!("{} ({}), {} skipped", count(m.counts.documents), bytes(m.counts.bytes), count(m.counts.documents_skipped))),
+        ("chunks", format!("{} ({} tokens) in {} buckets", count(m.counts.chunks), count(m.counts.tokens), 1u64 << m.buckets.bits)),
+        ("rules", format!("at most {} tokens, overlap {}, splitter {} ({})", m.rules.size, m.rules.overlap, m.rules.splitter_version, m.rules_fingerprint.short())),
+        ("model", format!("{}, {} dimensions, {:?} ({})", m.model.name, m.model.dimension, m.model.dtype, m.model_fingerprint.short())),
+        ("collection", format!("{} {}", m.target.kind, m.target.collection)),
+        ("live points", m.target.live_count.map_or_else(|| "there was no collection".to_owned(), count)),
+    ]);
+    for item in &m.cannot_restore {
+        let _ = writeln!(out, "  cannot be restored: {item}");
+    }
+    if !documents.is_empty() {
+        let rows = documents
+            .iter()
+            .map(|d| vec![d.document_id.clone(), bytes(d.bytes), count(u64::from(d.chunks)), d.digest.short()])
+            .collect();
+        out += &table(&["document", "size", "chunks", "digest"], rows);
+    }
+    out
+}
+
+/// Characters of a chunk shown with a hit.
+const EXCERPT: usize = 240;
+
+pub(super) fn query(r: &QueryReport) -> String {
+    let mut out = format!("{}\n", r.query);
+    for (i, hit) in r.hits.iter().enumerate() {
+        let title = hit.title.as_deref().map(|t| format!(" — {t}")).unwrap_or_default();
+        let _ = writeln!(out, "  {}. {:.3}  {}{title}", i + 1, hit.score, hit.document_id);
+        let flat = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut excerpt: String = flat.chars().take(EXCERPT).collect();
+        if excerpt.len() < flat.len() {
+            excerpt.push('…');
+        }
+        let _ = writeln!(out, "     {excerpt}");
+    }
+    if r.hits.is_empty() {
+        out += "  nothing found\n";
+    }
+    out
+}
+
+pub(super) fn models(cards: &[(ModelCard, bool)]) -> String {
+    let rows = cards
+        .iter()
+        .map(|(card, cached)| {
+            vec![
+                card.name.clone(),
+                count(u64::from(card.dimension)),
+                count(u64::from(card.max_tokens)),
+                card.licence.clone(),
+                if *cached { "yes".to_owned() } else { String::new() },
+                card.description.clone(),
+            ]
+        })
+        .collect();
+    table(&["model", "dimension", "max tokens", "licence", "cached", "what it is"], rows)
+}
+
+pub(super) fn model(card: &ModelCard, cached: Option<&str>) -> String {
+    let mut out = format!("{}: {}\n", card.name, card.description);
+    out += &fields(&[
+        ("architecture", format!("{:?}", card.architecture)),
+        ("pooling", format!("{:?}{}", card.pooling, if card.normalize { ", normalised" } else { "" })),
+        ("dimension", card.dimension.to_string()),
+        ("max tokens", card.max_tokens.to_string()),
+        ("metric", format!("{:?}", card.metric)),
+        ("query prefix", format!("{:?}", card.query_prefix)),
+        ("document prefix", format!("{:?}", card.document_prefix)),
+        ("licence", card.licence.clone()),
+        ("cached", cached.unwrap_or("no").to_owned()),
+    ]);
+    out
+}
+
+pub(super) fn doctor(machine: &Machine, list: &[Check]) -> String {
+    let mut out = format!(
+        "regrow {} on {} ({} cores, {} memory, {})\n",
+        env!("CARGO_PKG_VERSION"),
+        machine.cpu,
+        machine.cores,
+        bytes(machine.memory_bytes),
+        machine.system
+    );
+    out += &checks(list);
+    out
+}
