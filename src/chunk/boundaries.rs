@@ -216,7 +216,8 @@ pub(super) fn line_level(text: &str, at: usize) -> Option<Level> {
     if !ends {
         return None;
     }
-    let closing = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | ']' | '*' | '_' | '”' | '’' | '»' | '」');
+    let closing =
+        |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | ']' | '*' | '_' | '”' | '’' | '»' | '」');
     // Bounded look back: white space alone can be long.
     let from = text.floor_char_boundary(at.saturating_sub(64));
     let sentence = text[from..at].trim_end_matches(closing).ends_with(['.', '!', '?', ':', '。', '！', '？', '…', '।']);

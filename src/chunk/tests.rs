@@ -207,14 +207,20 @@ fn code_that_fits_is_not_cut() {
         ["a b c", "```\nd e f g\n\nh i j k\n```", "l m n o p q r s t"]
     );
     // Too large for any chunk: cut at lines.
-    assert_eq!(texts("```\na b c\nd e f\ng h i\n```\n", TextFormat::Markdown, 8, 0), ["```\na b c\nd e f", "g h i\n```"]);
+    assert_eq!(
+        texts("```\na b c\nd e f\ng h i\n```\n", TextFormat::Markdown, 8, 0),
+        ["```\na b c\nd e f", "g h i\n```"]
+    );
 }
 
 #[test]
 fn overlap_begins_at_a_sentence_and_stays_in_its_section() {
     let text = "one two three. four five six. seven eight nine. ten eleven twelve.\n\n# Next\n\nx y z";
     let got = texts(text, TextFormat::Markdown, 12, 4);
-    assert_eq!(got, ["one two three. four five six. seven eight nine.", "seven eight nine. ten eleven twelve.", "# Next\n\nx y z"]);
+    assert_eq!(
+        got,
+        ["one two three. four five six. seven eight nine.", "seven eight nine. ten eleven twelve.", "# Next\n\nx y z"]
+    );
 }
 
 #[test]
@@ -302,6 +308,10 @@ fn throughput_with_the_real_tokenizer() {
         count += chunks.len();
     }
     let seconds = start.elapsed().as_secs_f64();
-    println!("{count} chunks, {:.2} MB/s, tokenised {:.3} of the text", bytes as f64 / 1e6 / seconds, tokenised as f64 / bytes as f64);
+    println!(
+        "{count} chunks, {:.2} MB/s, tokenised {:.3} of the text",
+        bytes as f64 / 1e6 / seconds,
+        tokenised as f64 / bytes as f64
+    );
     assert!(tokenised as f64 <= 1.2 * bytes as f64);
 }

@@ -1,0 +1,265 @@
+//! Where a corpus is: a directory, or a prefix of an object store.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use tokio::runtime::Handle;
+use url::Url;
+
+use super::document::SourceObject;
+use super::walk;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where the objects are.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Directory(PathBuf),
+    Store { store: Arc<dyn ObjectStore>, prefix: Path },
+}
+
+/// Opens a place, and its name for people.
+pub(super) fn open(text: &str, base: &FilePath, options: Vec<(String, String)>) -> Result<(Place, String)> {
+    let wrong = |what: &str| {
+        Error::new(ErrorKind::Configuration, what)
+            .with("corpus.url", display(text))
+            .guidance("set `corpus.url` to a directory or to a URL such as `s3://bucket/prefix`")
+    };
+    if text.is_empty() {
+        return Err(wrong("the corpus has no location"));
+    }
+    let directory = if text.contains("://") {
+        let url = Url::parse(text).map_err(|e| wrong("the corpus URL cannot be read").because(e))?;
+        if url.scheme() != "file" {
+            let (store, prefix) = object_store::parse_url_opts(&url, options)
+                .map_err(|e| wrong("the corpus URL cannot be opened").because(e))?;
+            return Ok((Place::Store { store: Arc::from(store), prefix }, display(text)));
+        }
+        url.to_file_path().map_err(|()| wrong("the corpus URL names no local directory"))?
+    } else {
+        base.join(text)
+    };
+    match std::fs::metadata(&directory) {
+        Ok(meta) if meta.is_dir() => Ok((Place::Directory(directory), display(text))),
+        Ok(_) => Err(wrong("the corpus is not a directory").with("path", directory.display())),
+        Err(e) => {
+            Err(wrong("the corpus directory is missing or cannot be read").with("path", directory.display()).because(e))
+        }
+    }
+}
+
+/// A URL without what may be secret: passwords, signatures, tokens.
+pub(super) fn display(text: &str) -> String {
+    let Ok(mut url) = Url::parse(text) else { return text.to_owned() };
+    if url.cannot_be_a_base() || !text.contains("://") {
+        return text.to_owned();
+    }
+    // `az://container@account` is no secret; a name before a password is half of one.
+    if url.password().is_some() || matches!(url.scheme(), "http" | "https") {
+        let _ = url.set_password(None);
+        let _ = url.set_username("");
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+/// An error of the store about one object: one that is gone is a bad document, all else is the store's.
+pub(super) fn failed(path: &str, e: object_store::Error) -> Error {
+    if let object_store::Error::NotFound { .. } = e {
+        return Error::new(ErrorKind::BadDocument, "the object is gone")
+            .with("file", path)
+            .guidance("the corpus changed while it was read: run the same command again")
+            .because(e);
+    }
+    Error::from(e)
+        .with("file", path)
+        .guidance("check the store's state and your access, then run the same command again")
+        .transient()
+}
+
+impl Place {
+    /// The object's location in the store.
+    fn location(prefix: &Path, path: &str) -> Result<Path> {
+        let full = if prefix.as_ref().is_empty() { path.to_owned() } else { format!("{prefix}/{path}") };
+        Path::parse(full)
+            .map_err(|e| Error::new(ErrorKind::BadDocument, "not a path of the corpus").with("file", path).because(e))
+    }
+
+    /// A file's path; `None` when `path` leads out of the directory.
+    fn file(root: &FilePath, path: &str) -> Option<PathBuf> {
+        let inside = path.split('/').all(|s| !s.is_empty() && s != "." && s != "..");
+        inside.then(|| root.join(path))
+    }
+
+    fn source(prefix: &Path, meta: ObjectMeta) -> Option<SourceObject> {
+        let full = meta.location.as_ref();
+        let path = match prefix.as_ref() {
+            "" => full,
+            prefix => full.strip_prefix(prefix)?.strip_prefix('/')?,
+        };
+        Some(SourceObject {
+            path: path.to_owned(),
+            size: meta.size,
+            modified: meta.last_modified.timestamp_micros(),
+            etag: meta.e_tag,
+            version: meta.version,
+        })
+    }
+
+    /// Objects of a store; a directory is walked instead.
+    pub(super) fn list_store<'a>(store: &'a dyn ObjectStore, prefix: &'a Path) -> BoxStream<'a, Result<SourceObject>> {
+        let at = Some(prefix).filter(|p| !p.as_ref().is_empty());
+        store
+            .list(at)
+            .map_err(|e| {
+                Error::from(e)
+                    .guidance("check the store's state and your access, then run the same command again")
+                    .transient()
+            })
+            .try_filter_map(move |meta| async move { Ok(Self::source(prefix, meta)) })
+            .boxed()
+    }
+
+    pub(super) async fn head(&self, path: &str) -> Result<Option<SourceObject>> {
+        match self {
+            Self::Directory(root) => {
+                let Some(file) = Self::file(root, path) else { return Ok(None) };
+                match tokio::fs::metadata(&file).await {
+                    Ok(meta) if meta.is_file() => Ok(Some(walk::describe(path.to_owned(), &meta))),
+                    Ok(_) => Ok(None),
+                    Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+                    Err(e) => Err(walk::unreadable("a file of the corpus cannot be read", path, e)),
+                }
+            }
+            Self::Store { store, prefix } => match store.head(&Self::location(prefix, path)?).await {
+                Ok(meta) => Ok(Self::source(prefix, meta)),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(e) => Err(failed(path, e)),
+            },
+        }
+    }
+
+    /// The object's bytes as a blocking reader; call it, and the reader, on a blocking thread.
+    pub(super) fn reader(&self, object: &SourceObject, handle: &Handle) -> Result<Box<dyn BufRead + Send>> {
+        let path = &object.path;
+        match self {
+            Self::Directory(root) => {
+                let file = self.open_file(root, path)?;
+                Ok(Box::new(BufReader::with_capacity(128 << 10, file)))
+            }
+            Self::Store { store, prefix } => {
+                let options = GetOptions { version: object.version.clone(), ..Default::default() };
+                let location = Self::location(prefix, path)?;
+                let got = handle.block_on(store.get_opts(&location, options)).map_err(|e| failed(path, e))?;
+                Ok(Box::new(StoreReader { handle: handle.clone(), stream: got.into_stream(), current: Bytes::new() }))
+            }
+        }
+    }
+
+    fn open_file(&self, root: &FilePath, path: &str) -> Result<std::fs::File> {
+        let file = Self::file(root, path)
+            .ok_or_else(|| Error::new(ErrorKind::BadDocument, "not a path of the corpus").with("file", path))?;
+        std::fs::File::open(file).map_err(|e| walk::unreadable("a file of the corpus cannot be read", path, e))
+    }
+
+    /// The object's bytes for the Parquet reader.
+    pub(super) fn parquet(&self, object: &SourceObject) -> Result<Box<dyn AsyncFileReader>> {
+        Ok(match self {
+            Self::Directory(root) => Box::new(tokio::fs::File::from_std(self.open_file(root, &object.path)?)),
+            Self::Store { store, prefix } => Box::new(StoreRanges {
+                store: store.clone(),
+                location: Self::location(prefix, &object.path)?,
+                size: object.size,
+                version: object.version.clone(),
+            }),
+        })
+    }
+}
+
+/// An error inside an [`io::Error`], back as ours.
+pub(super) fn read_failed(path: &str, e: io::Error) -> Error {
+    match e.downcast::<object_store::Error>() {
+        Ok(e) => failed(path, e),
+        Err(e) => walk::unreadable("reading a file of the corpus failed", path, e),
+    }
+}
+
+/// A store's byte stream as a blocking reader.
+struct StoreReader {
+    handle: Handle,
+    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl BufRead for StoreReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.is_empty() {
+            match self.handle.block_on(self.stream.next()) {
+                Some(Ok(bytes)) => self.current = bytes,
+                Some(Err(e)) => return Err(io::Error::other(e)),
+                None => break,
+            }
+        }
+        Ok(&self.current)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.current.advance(n);
+    }
+}
+
+impl Read for StoreReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buffer)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+/// Byte ranges of one object of a store.
+struct StoreRanges {
+    store: Arc<dyn ObjectStore>,
+    location: Path,
+    size: u64,
+    version: Option<String>,
+}
+
+fn external(e: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(e))
+}
+
+impl AsyncFileReader for StoreRanges {
+    fn get_bytes(
+        &mut self,
+        range: std::ops::Range<u64>,
+    ) -> futures::future::BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        async move {
+            let options = GetOptions { range: Some(range.into()), version: self.version.clone(), ..Default::default() };
+            let got = self.store.get_opts(&self.location, options).await.map_err(external)?;
+            got.bytes().await.map_err(external)
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> futures::future::BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options);
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+        }
+        .boxed()
+    }
+}
