@@ -53,18 +53,14 @@ TEXTS = [
 def main():
     directory = sys.argv[1]
     torch.set_num_threads(1)
-    # The pooling is said here, so that only the three files of the model card are needed.
-    words = sentence_transformers.models.Transformer(directory, max_seq_length=256)
-    words.tokenizer.backend_tokenizer.no_truncation()
-    words.tokenizer.backend_tokenizer.no_padding()
-    pooling = sentence_transformers.models.Pooling(384, pooling_mode="mean")
-    normalize = sentence_transformers.models.Normalize()
-    model = sentence_transformers.SentenceTransformer(modules=[words, pooling, normalize], device="cpu")
+    model = sentence_transformers.SentenceTransformer(directory, device="cpu")
+    assert model.max_seq_length == 256, model.max_seq_length
     records = []
     for text in TEXTS:
         # One at a time: no padding can have a part in it.
         vector = model.encode([text], convert_to_numpy=True)[0].astype("<f4")
-        ids = words.tokenizer(text, truncation=True, max_length=256)["input_ids"]
+        ids = model.tokenizer(text, truncation=True, max_length=256)["input_ids"]
+        assert abs(numpy.linalg.norm(vector) - 1) < 1e-5
         records.append(
             {"text": text, "tokens": len(ids), "vector": base64.b64encode(vector.tobytes()).decode()}
         )
