@@ -3,12 +3,17 @@
 //! One folder per database with the same file names in each; one conformance suite for all.
 
 mod checks;
+#[doc(hidden)]
+pub mod conformance;
 mod contract;
 #[cfg(feature = "edge")]
 pub mod embedded;
 mod filter;
 pub mod memory;
+#[cfg(test)]
+mod tests;
 mod types;
+pub mod wrappers;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use qdrant_edge::{EdgeShard, PointId, PointInsertOperations, PointOperations, UpdateOperation};
 use uuid::Uuid;
@@ -35,12 +35,12 @@ pub(super) struct Collection {
     shard: RwLock<Option<EdgeShard>>,
     /// Held by whatever changes the shard; counts bytes written since the shard was opened.
     writer: Mutex<u64>,
-    pub(super) job: Mutex<Job>,
+    pub(super) job: Arc<Mutex<Job>>,
     /// Points were written after the last index build.
     pub(super) written: AtomicBool,
     deleted: AtomicBool,
-    /// The directory stays this process's until the last user of the shard is gone.
-    _lock: Arc<DirectoryLock>,
+    /// Whoever uses the collection without the target, as an index build does, has to hold this.
+    pub(super) lock: Weak<DirectoryLock>,
 }
 
 impl Drop for Collection {
@@ -61,7 +61,7 @@ impl Collection {
         file: CollectionFile,
         options: EmbeddedOptions,
         events: Events,
-        lock: Arc<DirectoryLock>,
+        lock: &Arc<DirectoryLock>,
     ) -> Self {
         let interrupted = file.building.is_some();
         Self {
@@ -71,10 +71,10 @@ impl Collection {
             file: RwLock::new(file),
             shard: RwLock::new(None),
             writer: Mutex::new(0),
-            job: Mutex::new(Job::default()),
+            job: Arc::default(),
             written: AtomicBool::new(interrupted),
             deleted: AtomicBool::new(false),
-            _lock: lock,
+            lock: Arc::downgrade(lock),
         }
     }
 

@@ -33,22 +33,25 @@ pub(super) fn start(collection: &Arc<Collection>) -> Result<()> {
         return Ok(());
     }
     let shared = collection.clone();
+    let outcome = collection.job.clone();
+    // The directory stays this process's while the build goes on, also when the target is dropped.
+    let lock = collection.lock.upgrade();
     let spawned = std::thread::Builder::new().name("regrow-index".to_owned()).spawn(move || {
         let result = build(&shared);
-        *job(&shared) = match result {
-            Ok(()) => Job::Done,
-            Err(e) => {
-                let causes = e.causes();
-                Job::Failed(
-                    e.kind(),
-                    if causes.is_empty() { e.to_string() } else { format!("{e}: {}", causes.join(": ")) },
-                )
-            }
-        };
         if shared.is_deleted() {
-            // The engine may have made directories under the old name.
+            // The engine may have made directories under the old name; the next open removes them otherwise.
             let _ = files::remove(&shared.dir);
         }
+        // Whoever waits for the outcome may open the directory again at once.
+        drop(shared);
+        drop(lock);
+        *outcome.lock().unwrap_or_else(PoisonError::into_inner) = match result {
+            Ok(()) => Job::Done,
+            Err(e) => {
+                let causes: String = e.causes().iter().map(|cause| format!(": {cause}")).collect();
+                Job::Failed(e.kind(), format!("{e}{causes}"))
+            }
+        };
     });
     spawned.map_err(|e| Error::new(ErrorKind::Target, "cannot start a thread to build the index").because(e))?;
     *running = Job::Running;

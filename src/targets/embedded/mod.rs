@@ -15,6 +15,8 @@ mod files;
 mod filter;
 mod index;
 mod points;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -114,7 +116,7 @@ impl EmbeddedTarget {
             match CollectionFile::load(&dir) {
                 Ok(file) => {
                     let name = file.name.clone();
-                    let collection = Collection::new(dir, file, options, events.clone(), lock.clone());
+                    let collection = Collection::new(dir, file, options, events.clone(), &lock);
                     state.collections.insert(name, Arc::new(collection));
                 }
                 Err(e) => events.warn(format!("left alone: {e}")),
@@ -197,7 +199,7 @@ impl Inner {
             let _ = files::remove(&building);
             return Err(e.with("collection", &spec.name));
         }
-        let collection = Collection::new(dir, file, self.options, self.events.clone(), self.lock.clone());
+        let collection = Collection::new(dir, file, self.options, self.events.clone(), &self.lock);
         state.collections.insert(spec.name.clone(), Arc::new(collection));
         Ok(OwnedCollection::attest(spec.name.clone(), spec.marker.clone()))
     }

@@ -1,0 +1,285 @@
+//! The conformance suite over every target and over the wrappers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rstest::rstest;
+
+use super::conformance::{self, Case, Open};
+use super::wrappers::*;
+use super::*;
+use crate::error::ErrorKind;
+use crate::model::Metric;
+
+fn memory(_: &Path) -> Arc<dyn Target> {
+    Arc::new(memory::MemoryTarget::new())
+}
+
+#[cfg(feature = "edge")]
+fn embedded(path: &Path) -> Arc<dyn Target> {
+    open_embedded(path, &Events::silent()).unwrap()
+}
+
+/// Every operation fails twice, and is tried again without waiting.
+fn unreliable(inner: Arc<dyn Target>) -> Arc<dyn Target> {
+    let policy = RetryPolicy { attempts: 3, ..RetryPolicy::default() };
+    let retry = Retry::new(Arc::new(Unreliable::new(inner, 2, 7)), policy, Events::silent());
+    Arc::new(retry.with_clock(|_| Box::pin(async {}), || 0.5))
+}
+
+fn unreliable_memory(path: &Path) -> Arc<dyn Target> {
+    unreliable(memory(path))
+}
+
+#[cfg(feature = "edge")]
+fn unreliable_embedded(path: &Path) -> Arc<dyn Target> {
+    unreliable(embedded(path))
+}
+
+macro_rules! conformance {
+    ($($rule:ident),* $(,)?) => {
+        $(
+            #[rstest]
+            #[case::memory(memory)]
+            #[cfg_attr(feature = "edge", case::embedded(embedded))]
+            #[case::unreliable_memory(unreliable_memory)]
+            #[cfg_attr(feature = "edge", case::unreliable_embedded(unreliable_embedded))]
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule(#[case] open: fn(&Path) -> Arc<dyn Target>) {
+                conformance::$rule(&Case::new(Arc::new(open) as Open)).await;
+            }
+        )*
+
+        #[test]
+        fn no_rule_is_forgotten() {
+            let here = [$(stringify!($rule)),*];
+            let all: Vec<&str> = conformance::RULES.iter().map(|(name, _)| *name).collect();
+            assert_eq!(here.as_slice(), all);
+        }
+    };
+}
+
+conformance! {
+    a_collection_lives,
+    names_are_taken_once,
+    bad_specifications_are_refused,
+    a_stale_handle_writes_nothing,
+    names_may_be_any_text,
+    promotion_switches_all_reads,
+    production_is_not_deleted,
+    everything_survives_reopening,
+    writing_twice_is_writing_once,
+    overwriting_replaces_vector_and_payload,
+    bad_points_are_refused_by_id,
+    vectors_come_back_bit_for_bit,
+    payloads_keep_types,
+    huge_payloads_are_kept,
+    concurrent_writes_all_land,
+    writes_after_the_index_are_found,
+    an_empty_collection_can_be_used,
+    missing_ids_are_left_out,
+    scrolling_is_complete,
+    exact_search_is_exact,
+    ties_come_in_id_order,
+    filters_mean_what_they_say,
+    a_tenant_sees_only_its_own,
+    bad_queries_are_refused,
+}
+
+#[tokio::test]
+async fn a_limit_of_one_passes_the_suite() {
+    conformance::run_all(Arc::new(|path: &Path| Arc::new(Limit::new(memory(path), 1)) as Arc<dyn Target>)).await;
+}
+
+#[tokio::test]
+async fn what_others_made_is_neither_written_nor_deleted() {
+    let target = memory::MemoryTarget::new();
+    target.create_foreign(&conformance::spec("theirs", 4, Metric::Dot)).unwrap();
+    let error = target.open_owned("theirs").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Target);
+    assert_eq!(target.describe("theirs").await.unwrap().unwrap().marker, None);
+    // Not with a handle to something else of that name either.
+    let other = memory::MemoryTarget::new();
+    let owned = other.create(&conformance::spec("theirs", 4, Metric::Dot)).await.unwrap();
+    assert!(target.write(&owned, vec![conformance::sample(1, 4)]).await.is_err());
+    assert!(target.promote("live", &owned).await.is_err());
+    assert!(target.delete(owned).await.is_err());
+    assert_eq!(target.list().await.unwrap(), ["theirs"]);
+}
+
+#[tokio::test]
+async fn clones_in_memory_share() {
+    let target = memory::MemoryTarget::new();
+    let owned = target.create(&conformance::spec("one", 4, Metric::Dot)).await.unwrap();
+    target.clone().write(&owned, vec![conformance::sample(1, 4)]).await.unwrap();
+    assert_eq!(target.count("one", &Filter::default()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn retries_end_and_wait_longer_each_time() {
+    let waited = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let policy = RetryPolicy { attempts: 5, first_wait: Duration::from_secs(2), longest_wait: Duration::from_secs(10) };
+    let inner = Arc::new(Unreliable::new(memory(Path::new("")), 100, 1));
+    let record = waited.clone();
+    let retry = Retry::new(inner, policy, Events::silent()).with_clock(
+        move |wait| {
+            record.lock().unwrap().push(wait.as_secs_f64());
+            Box::pin(async {})
+        },
+        || 0.5,
+    );
+    let error = retry.list().await.unwrap_err();
+    assert!(error.retryable());
+    assert_eq!(error.context_value("calls"), Some("5"));
+    assert_eq!(*waited.lock().unwrap(), [1.0, 2.0, 4.0, 5.0]);
+}
+
+#[tokio::test]
+async fn other_errors_are_not_retried() {
+    let sleeps = Arc::new(AtomicU64::new(0));
+    let count = sleeps.clone();
+    let retry = Retry::new(memory(Path::new("")), RetryPolicy::default(), Events::silent()).with_clock(
+        move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async {})
+        },
+        || 0.5,
+    );
+    let error = retry.open_owned("absent").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(sleeps.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn the_default_randomness_spreads() {
+    let policy = RetryPolicy { first_wait: Duration::from_secs(8), longest_wait: Duration::from_secs(8), attempts: 2 };
+    assert_eq!(policy.wait(1, 0.0), Duration::ZERO);
+    assert_eq!(policy.wait(1, 1.0), Duration::from_secs(8));
+    assert_eq!(policy.wait(60, 1.0), Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn the_unreliable_fail_as_often_as_asked_and_both_ways() {
+    let (mut before, mut after) = (0, 0);
+    for seed in 0..40 {
+        let inner = memory(Path::new(""));
+        let target = Unreliable::new(inner.clone(), 1, seed);
+        let spec = conformance::spec("one", 4, Metric::Dot);
+        let error = target.create(&spec).await.unwrap_err();
+        assert!(error.retryable() && error.kind() == ErrorKind::Target);
+        match inner.describe("one").await.unwrap() {
+            None => {
+                before += 1;
+                target.create(&spec).await.unwrap();
+            }
+            Some(_) => {
+                after += 1;
+                assert_eq!(target.create(&spec).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+            }
+        }
+    }
+    assert!(before > 5 && after > 5, "{before} before, {after} after");
+}
+
+#[tokio::test]
+async fn a_limit_holds() {
+    /// Counts the calls that are under way.
+    struct Counting {
+        now: AtomicU64,
+        most: AtomicU64,
+    }
+    let counting = Arc::new(Counting { now: AtomicU64::new(0), most: AtomicU64::new(0) });
+    let inner = memory(Path::new(""));
+    // A retry whose clock counts: each call fails once, waits, and so stays under way for a while.
+    let policy = RetryPolicy { attempts: 2, ..RetryPolicy::default() };
+    let seen = counting.clone();
+    let slow = Retry::new(Arc::new(Unreliable::new(inner, 1, 3)), policy, Events::silent()).with_clock(
+        move |_| {
+            let seen = seen.clone();
+            Box::pin(async move {
+                let now = seen.now.fetch_add(1, Ordering::SeqCst) + 1;
+                seen.most.fetch_max(now, Ordering::SeqCst);
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                seen.now.fetch_sub(1, Ordering::SeqCst);
+            })
+        },
+        || 0.5,
+    );
+    let limit = Arc::new(Limit::new(Arc::new(slow), 3));
+    let calls: Vec<_> = (0..20)
+        .map(|n| {
+            let limit = limit.clone();
+            tokio::spawn(async move { limit.describe(&format!("c{n}")).await.unwrap() })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(counting.most.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_dry_run_records_and_writes_nothing() {
+    let inner = memory(Path::new(""));
+    let live = inner.create(&conformance::spec("old", 4, Metric::Dot)).await.unwrap();
+    inner.write(&live, vec![conformance::sample(1, 4)]).await.unwrap();
+    inner.promote("live", &live).await.unwrap();
+
+    let dry = DryRun::new(inner.clone());
+    assert_eq!(
+        dry.create(&conformance::spec("old", 4, Metric::Dot)).await.unwrap_err().kind(),
+        ErrorKind::AlreadyExists
+    );
+    let owned = dry.create(&conformance::spec("new", 4, Metric::Dot)).await.unwrap();
+    let wrong = Point { vector: vec![1.0], ..conformance::sample(9, 4) };
+    let outcome = dry.write(&owned, vec![conformance::sample(1, 4), wrong]).await.unwrap();
+    assert_eq!((outcome.written, outcome.refused.len()), (1, 1));
+    dry.write(&owned, vec![conformance::sample(2, 4)]).await.unwrap();
+    dry.flush(&owned).await.unwrap();
+    dry.start_index(&owned).await.unwrap();
+    assert_eq!(dry.index_state(&owned).await.unwrap(), IndexState { done: true, indexed: 2, total: 2 });
+    let ready = Marker { state: CollectionState::Ready, ..owned.marker().clone() };
+    let owned = dry.mark(&owned, ready).await.unwrap();
+    assert_eq!(dry.open_owned("new").await.unwrap(), owned);
+    assert_eq!(dry.promote("live", &owned).await.unwrap().as_deref(), Some("old"));
+    assert!(dry.promote("old", &owned).await.is_err());
+    assert!(dry.delete(live).await.is_err(), "in production");
+    dry.delete(owned).await.unwrap();
+
+    let collection = || "new".to_owned();
+    assert_eq!(
+        dry.planned(),
+        [
+            Planned::Create { collection: collection() },
+            Planned::Write { collection: collection(), points: 2, refused: 1 },
+            Planned::Index { collection: collection() },
+            Planned::Mark { collection: collection(), state: CollectionState::Ready },
+            Planned::Promote { alias: "live".to_owned(), collection: collection() },
+            Planned::Delete { collection: collection() },
+        ]
+    );
+    assert_eq!(inner.list().await.unwrap(), ["old"]);
+    assert_eq!(dry.describe("live").await.unwrap().unwrap().name, "old");
+}
+
+#[test]
+fn a_pipeline_opens_its_target() {
+    let base = tempfile::tempdir().unwrap();
+    let settings = |kind: &str| -> TargetSettings { toml::from_str(kind).unwrap() };
+    let memory = open(&settings("kind = 'memory'"), base.path(), &Events::silent()).unwrap();
+    assert_eq!(memory.kind(), "memory");
+    let embedded = |text: &str| open(&settings(text), base.path(), &Events::silent());
+    #[cfg(feature = "edge")]
+    {
+        assert_eq!(embedded("kind = 'embedded'").unwrap().kind(), "embedded");
+        assert!(base.path().join(DEFAULT_PATH).is_dir());
+        embedded("kind = 'embedded'\npath = 'a/b'").unwrap();
+        assert!(base.path().join("a/b/collections").is_dir());
+    }
+    #[cfg(not(feature = "edge"))]
+    assert_eq!(embedded("kind = 'embedded'").map(|_| ()).unwrap_err().kind(), ErrorKind::Configuration);
+}
