@@ -14,7 +14,6 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Spill<T> {
     directory: tempfile::TempDir,
     writers: Vec<Option<BufWriter<File>>>,
-    rows: Vec<u64>,
     row: PhantomData<fn(T)>,
 }
 
@@ -27,7 +26,6 @@ impl<T: Serialize + DeserializeOwned> Spill<T> {
         Ok(Self {
             directory: tempfile::Builder::new().prefix("regrow-spill-").tempdir()?,
             writers: (0..partitions).map(|_| None).collect(),
-            rows: vec![0; partitions],
             row: PhantomData,
         })
     }
@@ -46,13 +44,7 @@ impl<T: Serialize + DeserializeOwned> Spill<T> {
             serde_json::to_writer(&mut *writer, row).map_err(|e| Error::from(std::io::Error::from(e)))?;
             writer.write_all(b"\n")?;
         }
-        self.rows[partition] += 1;
         Ok(())
-    }
-
-    /// Rows in a partition.
-    pub(crate) fn rows(&self, partition: usize) -> u64 {
-        self.rows[partition]
     }
 
     /// Takes the rows of a partition, in the order they were added, and removes its file.
@@ -84,7 +76,6 @@ mod tests {
         for i in 0..1000u32 {
             spill.push(i as usize % 2, &(i, format!("line\nbreak {i}"))).unwrap();
         }
-        assert_eq!(spill.rows(0), 500);
         let odd = spill.take(1).unwrap();
         assert!(odd.iter().map(|r| r.0).eq((0..1000).filter(|i| i % 2 == 1)));
         assert_eq!(odd[0].1, "line\nbreak 1");

@@ -51,7 +51,7 @@ pub struct RestoreOptions {
     /// Set for drills: the name of the scratch collection.
     pub scratch: Option<String>,
     /// Folder of the repository for parts: `vectors`, or a drill's own.
-    pub(crate) parts_root: String,
+    pub parts_root: String,
 }
 
 impl Default for RestoreOptions {

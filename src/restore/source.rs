@@ -22,8 +22,6 @@ use crate::vectors::{PartInput, PartKey, PartName, VectorRow};
 pub(super) struct Bucket {
     pub(super) name: PartName,
     pub(super) rows: Vec<VectorRow>,
-    pub(super) tokens: u64,
-    pub(super) documents: u64,
 }
 
 /// Record files are read once, front to back, and their records put aside by group of buckets: reading
@@ -244,9 +242,8 @@ impl<'a> BucketSource<'a> {
                 inputs,
             );
         }
-        let mut bucket = Bucket { name, rows: Vec::new(), tokens: 0, documents: kept.len() as u64 };
+        let mut bucket = Bucket { name, rows: Vec::new() };
         for (_, chunked) in kept {
-            bucket.tokens += chunked.tokens();
             push_rows(chunked, &mut bucket.rows);
         }
         bucket

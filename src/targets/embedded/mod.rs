@@ -252,6 +252,7 @@ impl Target for EmbeddedTarget {
             deferred_index: true,
             exact_count: true,
             persistent: true,
+            exclusive: true,
             max_batch_points: 1024,
             // The engine applies one operation at a time to a shard.
             write_concurrency: 1,

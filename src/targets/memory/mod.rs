@@ -93,6 +93,7 @@ impl Target for MemoryTarget {
             deferred_index: true,
             exact_count: true,
             persistent: false,
+            exclusive: true,
             max_batch_points: 4096,
             write_concurrency: 1,
             metrics: vec![Metric::Cosine, Metric::Dot, Metric::Euclidean],
