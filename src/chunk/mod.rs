@@ -18,8 +18,8 @@
 //! block or table that fits into a chunk by itself. If the second half has no boundary outside these, the
 //! chunk ends at the last block or item boundary of its first half; only if there is none either are they cut.
 //!
-//! The next chunk begins where this one ends, or earlier by at most `overlap` tokens: at the strongest
-//! boundary that shares at least half of that, else the first that shares less. A chunk that begins
+//! The next chunk begins where this one ends, or earlier by at most `overlap` tokens (and 64 bytes for
+//! each): at the strongest boundary that shares at least half of that, else the first that shares less. A chunk that begins
 //! with a top-level heading shares nothing, and no overlap reaches back over the start of its section.
 //!
 //! Spans are trimmed of white space at both ends. Line ends are kept as they are in the text: spans are

@@ -308,7 +308,9 @@ impl Cutter<'_> {
         if self.overlap == 0 || section == Some(rest) {
             return Ok(None);
         }
-        let lowest = section.unwrap_or(0).max(start + 1);
+        // As with chunks, a bound in bytes: text without tokens must not be shared for nothing.
+        let farthest = end.saturating_sub(self.overlap.saturating_mul(BYTES_PER_TOKEN));
+        let lowest = section.unwrap_or(0).max(start + 1).max(farthest);
         if lowest >= end {
             return Ok(None);
         }

@@ -170,17 +170,29 @@ that is wrapped somewhere in the middle of it, as plain text often is. Then one 
 
 #[test]
 fn pinned_spans_of_markdown() {
-    assert_eq!(spans(MARKDOWN, TextFormat::Markdown, 24, 6), [(0, 0, 0)], "{PINNED}");
+    assert_eq!(
+        spans(MARKDOWN, TextFormat::Markdown, 24, 6),
+        [(0, 111, 23), (113, 176, 14), (147, 251, 24), (229, 289, 13), (291, 376, 19)],
+        "{PINNED}"
+    );
 }
 
 #[test]
 fn pinned_spans_of_converted_html() {
-    assert_eq!(spans(FROM_HTML, TextFormat::Markdown, 20, 4), [(0, 0, 0)], "{PINNED}");
+    assert_eq!(
+        spans(FROM_HTML, TextFormat::Markdown, 20, 4),
+        [(0, 54, 17), (42, 99, 15), (82, 127, 11), (109, 163, 16)],
+        "{PINNED}"
+    );
 }
 
 #[test]
 fn pinned_spans_of_plain_text() {
-    assert_eq!(spans(PLAIN, TextFormat::Plain, 14, 4), [(0, 0, 0)], "{PINNED}");
+    assert_eq!(
+        spans(PLAIN, TextFormat::Plain, 14, 4),
+        [(0, 54, 12), (39, 105, 13), (90, 153, 14), (140, 177, 10), (163, 212, 11)],
+        "{PINNED}"
+    );
 }
 
 #[test]
