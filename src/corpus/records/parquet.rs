@@ -153,21 +153,7 @@ fn json(array: &dyn Array, row: usize) -> Result<Value> {
             })*
         };
     }
-    number!(
-        Int8Type,
-        Int16Type,
-        Int32Type,
-        Int64Type,
-        TimeUnit,
-        TimestampMicrosecondType,
-        TimestampMillisecondType,
-        TimestampNanosecondType,
-        TimestampSecondType,
-        UInt8Type,
-        UInt16Type,
-        UInt32Type,
-        UInt64Type
-    );
+    number!(Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type);
     Ok(match array.data_type() {
         DataType::Null => Value::Null,
         DataType::Boolean => array.as_boolean().value(row).into(),
