@@ -10,7 +10,7 @@
 //! 1. headings, `#` before `##` and so on; thematic breaks; top-level blocks (paragraphs, lists, code
 //!    blocks, tables, quotes; in plain text, what a blank line separates)
 //! 2. list items, outer before inner; blocks inside items and quotes; table rows
-//! 3. line ends after the end of a sentence; other line ends; sentences (UAX #29)
+//! 3. line ends after the end of a sentence; other line ends; sentences (UAX #29, but not between ASCII characters without white space)
 //! 4. white space; words (UAX #29); grapheme clusters
 //!
 //! The chunk ends at the strongest boundary in its second half, counted in tokens, and at the last one
@@ -27,7 +27,7 @@
 //! some chunk; starts and ends strictly increase. Text without any token (control characters only) is
 //! still a chunk, with 0 tokens. A single grapheme cluster of more than `size` tokens is an error.
 //!
-//! The text is tokenised once, in windows, and a chunk is counted again only where the tokenizer does
+//! The text is tokenised once, in windows (a word once, where the tokenizer works word by word), and a chunk is counted again only where the tokenizer does
 //! not guarantee that a cut at white space leaves the tokens beside it alone.
 //!
 //! A change of any of this, or an update of the Markdown parser or the Unicode tables that moves the
