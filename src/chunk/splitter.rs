@@ -87,7 +87,7 @@ impl Chunker {
     /// As [`Chunker::chunk`], with the number of bytes that were given to the tokenizer.
     pub(super) fn chunk_counted(&self, text: &str, format: TextFormat) -> Result<(Vec<Chunk>, u64)> {
         // What is remembered changes no result, so one that panicked has spoilt nothing.
-        let mut pool = || self.words.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pool = || self.words.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let words = self.local.then(|| pool().unwrap_or_default());
         let mut cutter = Cutter {
             text,

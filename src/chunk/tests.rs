@@ -312,7 +312,7 @@ fn throughput_with_the_real_tokenizer() {
     let chunker = chunker(&tokenizer, 200, 20);
     let (mut bytes, mut tokenised, mut count) = (0_u64, 0, 0);
     let start = std::time::Instant::now();
-    for entry in std::fs::read_dir(dir).unwrap() {
+    for entry in std::fs::read_dir(&dir).unwrap() {
         let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("README.md")) else { continue };
         let (chunks, cost) = chunker.chunk_counted(&text, TextFormat::Markdown).unwrap();
         bytes += text.len() as u64;
@@ -320,10 +320,17 @@ fn throughput_with_the_real_tokenizer() {
         count += chunks.len();
     }
     let seconds = start.elapsed().as_secs_f64();
+    let start = std::time::Instant::now();
+    let mut tokens = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("README.md")) else { continue };
+        tokens += tokenizer.spans(&text).unwrap().len();
+    }
+    println!("tokenizer alone: {tokens} tokens, {:.2} MB/s", bytes as f64 / 1e6 / start.elapsed().as_secs_f64());
     println!(
         "{count} chunks, {:.2} MB/s, tokenised {:.3} of the text",
         bytes as f64 / 1e6 / seconds,
         tokenised as f64 / bytes as f64
     );
-    assert!(tokenised as f64 <= 1.2 * bytes as f64);
+    assert!(tokenised <= bytes);
 }
