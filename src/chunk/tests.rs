@@ -258,10 +258,10 @@ fn long_text(bytes: usize) -> String {
         i += 1;
         let word = i.wrapping_mul(6_364_136_223_846_793_005) >> 40;
         text.push_str(&format!("word{word} of a sentence, number {i}. "));
-        if i % 9 == 0 {
+        if i.is_multiple_of(9) {
             text.push_str("\n\n");
         }
-        if i % 100 == 0 {
+        if i.is_multiple_of(100) {
             text.push_str(&format!("## Section {i}\n\n"));
         }
     }
