@@ -10,7 +10,7 @@
 //! 1. headings, `#` before `##` and so on; thematic breaks; top-level blocks (paragraphs, lists, code
 //!    blocks, tables, quotes; in plain text, what a blank line separates)
 //! 2. list items, outer before inner; blocks inside items and quotes; table rows
-//! 3. line ends after the end of a sentence; other line ends; sentences (UAX #29)
+//! 3. line ends after the end of a sentence; other line ends; sentences (UAX #29, but not between ASCII characters without white space)
 //! 4. white space; words (UAX #29); grapheme clusters
 //!
 //! The chunk ends at the strongest boundary in its second half, counted in tokens, and at the last one
@@ -18,8 +18,8 @@
 //! block or table that fits into a chunk by itself. If the second half has no boundary outside these, the
 //! chunk ends at the last block or item boundary of its first half; only if there is none either are they cut.
 //!
-//! The next chunk begins where this one ends, or earlier by at most `overlap` tokens: at the strongest
-//! boundary that shares at least half of that, else the first that shares less. A chunk that begins
+//! The next chunk begins where this one ends, or earlier by at most `overlap` tokens (and 64 bytes for
+//! each): at the strongest boundary that shares at least half of that, else the first that shares less. A chunk that begins
 //! with a top-level heading shares nothing, and no overlap reaches back over the start of its section.
 //!
 //! Spans are trimmed of white space at both ends. Line ends are kept as they are in the text: spans are
@@ -27,7 +27,7 @@
 //! some chunk; starts and ends strictly increase. Text without any token (control characters only) is
 //! still a chunk, with 0 tokens. A single grapheme cluster of more than `size` tokens is an error.
 //!
-//! The text is tokenised once, in windows, and a chunk is counted again only where the tokenizer does
+//! The text is tokenised once, in windows (a word once, where the tokenizer works word by word), and a chunk is counted again only where the tokenizer does
 //! not guarantee that a cut at white space leaves the tokens beside it alone.
 //!
 //! A change of any of this, or an update of the Markdown parser or the Unicode tables that moves the

@@ -1,12 +1,13 @@
 //! The splitter; the rule it follows is in the module's documentation.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::boundaries::{LINE, Level, SENTENCE_LINE, Structure, line_level};
 use super::rules::{Chunk, ChunkingRules, SPLITTER_VERSION};
-use super::tokens::Tokens;
+use super::tokens::{Tokens, Words};
 use crate::corpus::TextFormat;
 use crate::embed::Tokenizer;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +29,8 @@ pub struct Chunker {
     tokenizer: Tokenizer,
     /// Whether the tokenizer is word-local.
     local: bool,
+    /// Words that calls before have seen; one set for each thread that is at work.
+    words: Arc<Mutex<Vec<Words>>>,
 }
 
 impl Chunker {
@@ -65,7 +68,7 @@ impl Chunker {
                 .guidance("use the model that the snapshot names"));
         }
         let local = tokenizer.is_word_local();
-        Ok(Self { rules, tokenizer, local })
+        Ok(Self { rules, tokenizer, local, words: Arc::default() })
     }
 
     /// The rules.
@@ -83,12 +86,15 @@ impl Chunker {
 
     /// As [`Chunker::chunk`], with the number of bytes that were given to the tokenizer.
     pub(super) fn chunk_counted(&self, text: &str, format: TextFormat) -> Result<(Vec<Chunk>, u64)> {
+        // What is remembered changes no result, so one that panicked has spoilt nothing.
+        let pool = || self.words.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let words = self.local.then(|| pool().unwrap_or_default());
         let mut cutter = Cutter {
             text,
             size: self.rules.size as usize,
             overlap: self.rules.overlap as usize,
             structure: Structure::new(text, format),
-            tokens: Tokens::new(text, &self.tokenizer, self.local),
+            tokens: Tokens::new(text, &self.tokenizer, words),
             solid_fits: None,
         };
         let mut chunks: Vec<Chunk> = Vec::new();
@@ -111,7 +117,11 @@ impl Chunker {
             start = cutter.overlap_start(start, end, rest)?.unwrap_or(rest);
             cutter.tokens.forget(start);
         }
-        Ok((chunks, cutter.tokens.bytes))
+        let bytes = cutter.tokens.bytes;
+        if let Some(words) = cutter.tokens.into_words() {
+            self.words.lock().unwrap_or_else(PoisonError::into_inner).push(words);
+        }
+        Ok((chunks, bytes))
     }
 }
 
@@ -284,7 +294,10 @@ impl Cutter<'_> {
                     .filter(|&at| matches!(bytes[at - 1], b'\n' | b'\r') && line_level(text, at) == Some(level))
                     .collect()
             }
-            SENTENCE => from(&mut text[start..ahead].split_sentence_bound_indices().map(|(i, _)| i)),
+            // Without white space, `?` and `!` are rather part of a URL or of code than ends of sentences.
+            SENTENCE => from(&mut text[start..ahead].split_sentence_bound_indices().map(|(i, _)| i).filter(|&i| {
+                text[start..start + i].chars().next_back().is_some_and(|c| c.is_whitespace() || !c.is_ascii())
+            })),
             SPACE => {
                 let low = text.ceil_char_boundary(range.start);
                 let mut after_space = text[..low].chars().next_back().is_some_and(char::is_whitespace);
@@ -308,7 +321,9 @@ impl Cutter<'_> {
         if self.overlap == 0 || section == Some(rest) {
             return Ok(None);
         }
-        let lowest = section.unwrap_or(0).max(start + 1);
+        // As with chunks, a bound in bytes: text without tokens must not be shared for nothing.
+        let farthest = end.saturating_sub(self.overlap.saturating_mul(BYTES_PER_TOKEN));
+        let lowest = section.unwrap_or(0).max(start + 1).max(farthest);
         if lowest >= end {
             return Ok(None);
         }

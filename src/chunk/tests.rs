@@ -170,17 +170,29 @@ that is wrapped somewhere in the middle of it, as plain text often is. Then one 
 
 #[test]
 fn pinned_spans_of_markdown() {
-    assert_eq!(spans(MARKDOWN, TextFormat::Markdown, 24, 6), [(0, 0, 0)], "{PINNED}");
+    assert_eq!(
+        spans(MARKDOWN, TextFormat::Markdown, 24, 6),
+        [(0, 111, 23), (113, 176, 14), (147, 251, 24), (229, 289, 13), (291, 376, 19)],
+        "{PINNED}"
+    );
 }
 
 #[test]
 fn pinned_spans_of_converted_html() {
-    assert_eq!(spans(FROM_HTML, TextFormat::Markdown, 20, 4), [(0, 0, 0)], "{PINNED}");
+    assert_eq!(
+        spans(FROM_HTML, TextFormat::Markdown, 20, 4),
+        [(0, 54, 17), (42, 99, 15), (82, 127, 11), (109, 163, 16)],
+        "{PINNED}"
+    );
 }
 
 #[test]
 fn pinned_spans_of_plain_text() {
-    assert_eq!(spans(PLAIN, TextFormat::Plain, 14, 4), [(0, 0, 0)], "{PINNED}");
+    assert_eq!(
+        spans(PLAIN, TextFormat::Plain, 14, 4),
+        [(0, 54, 12), (39, 105, 13), (90, 153, 14), (140, 177, 10), (163, 212, 11)],
+        "{PINNED}"
+    );
 }
 
 #[test]
@@ -246,10 +258,10 @@ fn long_text(bytes: usize) -> String {
         i += 1;
         let word = i.wrapping_mul(6_364_136_223_846_793_005) >> 40;
         text.push_str(&format!("word{word} of a sentence, number {i}. "));
-        if i % 9 == 0 {
+        if i.is_multiple_of(9) {
             text.push_str("\n\n");
         }
-        if i % 100 == 0 {
+        if i.is_multiple_of(100) {
             text.push_str(&format!("## Section {i}\n\n"));
         }
     }
@@ -300,7 +312,7 @@ fn throughput_with_the_real_tokenizer() {
     let chunker = chunker(&tokenizer, 200, 20);
     let (mut bytes, mut tokenised, mut count) = (0_u64, 0, 0);
     let start = std::time::Instant::now();
-    for entry in std::fs::read_dir(dir).unwrap() {
+    for entry in std::fs::read_dir(&dir).unwrap() {
         let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("README.md")) else { continue };
         let (chunks, cost) = chunker.chunk_counted(&text, TextFormat::Markdown).unwrap();
         bytes += text.len() as u64;
@@ -308,10 +320,17 @@ fn throughput_with_the_real_tokenizer() {
         count += chunks.len();
     }
     let seconds = start.elapsed().as_secs_f64();
+    let start = std::time::Instant::now();
+    let mut tokens = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("README.md")) else { continue };
+        tokens += tokenizer.spans(&text).unwrap().len();
+    }
+    println!("tokenizer alone: {tokens} tokens, {:.2} MB/s", bytes as f64 / 1e6 / start.elapsed().as_secs_f64());
     println!(
         "{count} chunks, {:.2} MB/s, tokenised {:.3} of the text",
         bytes as f64 / 1e6 / seconds,
         tokenised as f64 / bytes as f64
     );
-    assert!(tokenised as f64 <= 1.2 * bytes as f64);
+    assert!(tokenised <= bytes);
 }

@@ -1,12 +1,21 @@
 //! Where the tokens of a text begin, window by window.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use crate::embed::Tokenizer;
 use crate::error::Result;
 
 /// Most bytes tokenised at once; bounds the memory of a huge document.
 const WINDOW: usize = 64 << 10;
+
+/// Longest word that is remembered, and how many are.
+const WORD: usize = 32;
+const WORDS: usize = 1 << 16;
+
+/// Where the tokens of common words begin, so that a word-local tokenizer sees each of them once.
+#[derive(Debug, Default)]
+pub(super) struct Words(HashMap<Box<str>, Box<[u8]>>);
 
 /// Starts of the tokens around the place where the splitter works.
 pub(super) struct Tokens<'a> {
@@ -18,15 +27,15 @@ pub(super) struct Tokens<'a> {
     to: usize,
     /// Window ends that may have cut a word: counts around them are approximate.
     rough: VecDeque<usize>,
-    /// Whether counts are exact for spans beside white space.
-    local: bool,
+    /// For a word-local tokenizer: words are looked up, and counts beside white space are exact.
+    words: Option<Words>,
     /// Bytes given to the tokenizer so far: the cost.
     pub(super) bytes: u64,
 }
 
 impl<'a> Tokens<'a> {
-    pub(super) fn new(text: &'a str, tokenizer: &'a Tokenizer, local: bool) -> Self {
-        Self { text, tokenizer, starts: VecDeque::new(), to: 0, rough: VecDeque::new(), local, bytes: 0 }
+    pub(super) fn new(text: &'a str, tokenizer: &'a Tokenizer, words: Option<Words>) -> Self {
+        Self { text, tokenizer, starts: VecDeque::new(), to: 0, rough: VecDeque::new(), words, bytes: 0 }
     }
 
     /// Forgets tokens that begin before `at`.
@@ -43,13 +52,12 @@ impl<'a> Tokens<'a> {
         let upto = upto.min(self.text.len());
         while self.to < upto && self.starts.len() - self.index(from) < tokens {
             let end = self.window_end();
-            let piece = &self.text[self.to..end];
-            self.bytes += piece.len() as u64;
-            // Some tokenizers give several tokens of one character the same span, or spans out of order.
-            let mut last = self.to;
-            for (start, _) in self.tokenizer.spans(piece)? {
-                last = last.max(self.to + start);
-                self.starts.push_back(last);
+            match self.words.take() {
+                Some(mut words) => {
+                    self.words_of(self.to..end, &mut words)?;
+                    self.words = Some(words);
+                }
+                None => self.all_of(self.to..end)?,
             }
             if end < self.text.len() && !beside_space(self.text, end) {
                 self.rough.push_back(end);
@@ -57,6 +65,43 @@ impl<'a> Tokens<'a> {
             self.to = end;
         }
         Ok(())
+    }
+
+    fn all_of(&mut self, range: Range<usize>) -> Result<()> {
+        self.bytes += range.len() as u64;
+        // Some tokenizers give several tokens of one character the same span, or spans out of order.
+        let mut last = range.start;
+        for (start, _) in self.tokenizer.spans(&self.text[range.clone()])? {
+            last = last.max(range.start + start);
+            self.starts.push_back(last);
+        }
+        Ok(())
+    }
+
+    fn words_of(&mut self, range: Range<usize>, words: &mut Words) -> Result<()> {
+        let mut at = range.start;
+        for word in self.text[range].split(|c: char| u8::try_from(c).is_ok_and(is_space)) {
+            if word.len() > WORD {
+                self.all_of(at..at + word.len())?;
+            } else if let Some(starts) = words.0.get(word) {
+                self.starts.extend(starts.iter().map(|&start| at + usize::from(start)));
+            } else if !word.is_empty() {
+                let known = self.starts.len();
+                self.all_of(at..at + word.len())?;
+                if words.0.len() < WORDS {
+                    // A word is shorter than 256 bytes.
+                    let starts = self.starts.range(known..).map(|&start| (start - at) as u8).collect();
+                    words.0.insert(word.into(), starts);
+                }
+            }
+            at += word.len() + 1;
+        }
+        Ok(())
+    }
+
+    /// The remembered words, for the next text.
+    pub(super) fn into_words(self) -> Option<Words> {
+        self.words
     }
 
     /// A paragraph's, line's or word's end within the next window.
@@ -95,7 +140,7 @@ impl<'a> Tokens<'a> {
 
     /// Tokens of `text[start..end]` on its own.
     pub(super) fn count(&mut self, start: usize, end: usize) -> Result<usize> {
-        let exact = self.local
+        let exact = self.words.is_some()
             && (start == 0 || is_space(self.text.as_bytes()[start - 1]))
             && self.text.as_bytes().get(end).is_none_or(|&b| is_space(b))
             && end <= self.to

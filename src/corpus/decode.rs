@@ -77,7 +77,7 @@ fn utf32(bytes: &[u8], unit: fn([u8; 4]) -> u32) -> Result<String> {
 fn unmarked_utf16(bytes: &[u8]) -> Option<&'static Encoding> {
     let sample = &bytes[..bytes.len().min(4096)];
     let (pairs, _) = sample.as_chunks::<2>();
-    if bytes.len() % 2 != 0 || pairs.len() < 2 {
+    if !bytes.len().is_multiple_of(2) || pairs.len() < 2 {
         return None;
     }
     let first = pairs.iter().filter(|p| p[0] == 0).count();

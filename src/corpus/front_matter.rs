@@ -38,7 +38,8 @@ fn yaml(text: &str, from: usize) -> Result<Option<(Map<String, Value>, usize)>> 
         Some(line) if !begins_with_key(line) => return Ok(None),
         Some(_) => {}
     }
-    let options = serde_saphyr::Options { with_snippet: false, ..Default::default() };
+    // YAML 1.1 takes `y`, `no` and `on` for booleans, which names and countries are not.
+    let options = serde_saphyr::Options { with_snippet: false, strict_booleans: true, ..Default::default() };
     match serde_saphyr::from_str_with_options::<Value>(source, options) {
         Ok(Value::Object(map)) => Ok(Some((map, rest))),
         Ok(_) => Err(bad("the front matter is not a list of keys and values", 2)),

@@ -804,7 +804,7 @@ mod tests {
 
     #[test]
     fn soup_is_survived() {
-        assert_eq!(text("</p></div>a</li><li>b</ul>c<h1>d<p>e</h1>f"), "a\n- b\n  c\n\n  # d\n\n  e\n\n  f\n");
+        assert_eq!(text("</p></div>a</li><li>b</ul>c<h1>d<p>e</h1>f"), "a\n- bc\n\n  # d\n\n  e\n\n  f\n");
         assert_eq!(text("<td>x</td><tr><th>y"), "x\n\ny\n");
         assert_eq!(text("<code>open <p>next"), "`open`\n\nnext\n");
         assert_eq!(text("<pre>never closed\n x"), "```\nnever closed\n x\n```\n");

@@ -40,8 +40,11 @@ pub(super) fn open(text: &str, base: &FilePath, options: Vec<(String, String)>) 
     let directory = if text.contains("://") {
         let url = Url::parse(text).map_err(|e| wrong("the corpus URL cannot be read").because(e))?;
         if url.scheme() != "file" {
-            let (store, prefix) = object_store::parse_url_opts(&url, options)
-                .map_err(|e| wrong("the corpus URL cannot be opened").because(e))?;
+            let (store, prefix) = object_store::parse_url_opts(&url, options).map_err(|e| {
+                // The store's own message may repeat the URL with all that is in it.
+                let cause = e.to_string().replace(url.as_str(), &display(text));
+                wrong("the corpus URL cannot be opened").because(cause)
+            })?;
             return Ok((Place::Store { store: Arc::from(store), prefix }, display(text)));
         }
         url.to_file_path().map_err(|()| wrong("the corpus URL names no local directory"))?
@@ -59,10 +62,9 @@ pub(super) fn open(text: &str, base: &FilePath, options: Vec<(String, String)>) 
 
 /// A URL without what may be secret: passwords, signatures, tokens.
 pub(super) fn display(text: &str) -> String {
-    let Ok(mut url) = Url::parse(text) else { return text.to_owned() };
-    if url.cannot_be_a_base() || !text.contains("://") {
-        return text.to_owned();
-    }
+    let Some((scheme, _)) = text.split_once("://") else { return text.to_owned() };
+    // What cannot be read cannot be told apart from a password either.
+    let Ok(mut url) = Url::parse(text) else { return format!("{scheme}://…") };
     // `az://container@account` is no secret; a name before a password is half of one.
     if url.password().is_some() || matches!(url.scheme(), "http" | "https") {
         let _ = url.set_password(None);

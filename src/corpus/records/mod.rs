@@ -147,13 +147,10 @@ impl Source<'_> {
             Some(Value::String(_)) => return Err(missing("the record's id is empty", &settings.id)),
             Some(other) => return Err(extract::wrong_type(&settings.id, "text or a whole number", other)),
         };
-        let text = self.text(&mut record)?;
-        let (text, format, found) = extract::markup(text, settings.markup);
         let mut fields = Fields::from_path(&self.object.path, self.pattern);
-        fields.title = match &settings.title {
-            Some(key) => find(&record, key).map(|v| extract::scalar(key, v)).transpose()?.flatten(),
-            None => found,
-        };
+        if let Some(key) = &settings.title {
+            fields.title = find(&record, key).map(|v| extract::scalar(key, v)).transpose()?.flatten();
+        }
         if let Some(value) = settings.tenant.as_ref().and_then(|key| find(&record, key)) {
             fields.tenant = extract::scalar("tenant", value)?.or(fields.tenant);
         }
@@ -169,6 +166,11 @@ impl Source<'_> {
             } else if let Some(value) = find(&record, key) {
                 fields.metadata.insert(key.clone(), value.clone());
             }
+        }
+        // Last, because it takes the texts out of the record.
+        let (text, format, found) = extract::markup(self.text(&mut record)?, settings.markup);
+        if settings.title.is_none() {
+            fields.title = found;
         }
         let stored = Stored {
             id: &id,

@@ -4,8 +4,9 @@ use arrow::array::{
     Array, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait, RecordBatch, StructArray,
 };
 use arrow::datatypes::{
-    DataType, Fields, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
-    UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, DataType, Fields, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt;
@@ -147,11 +148,9 @@ fn json(array: &dyn Array, row: usize) -> Result<Value> {
     }
     macro_rules! number {
         ($($kind:ty),*) => {
-            match array.data_type() {
-                $(<$kind as arrow::datatypes::ArrowPrimitiveType>::DATA_TYPE =>
-                    return Ok(array.as_primitive::<$kind>().value(row).into()),)*
-                _ => {}
-            }
+            $(if *array.data_type() == <$kind as ArrowPrimitiveType>::DATA_TYPE {
+                return Ok(array.as_primitive::<$kind>().value(row).into());
+            })*
         };
     }
     number!(Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type);
@@ -168,6 +167,7 @@ fn json(array: &dyn Array, row: usize) -> Result<Value> {
             float(value.to_string().parse().unwrap_or(f64::from(value)))
         }
         DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
+        DataType::Timestamp(unit, zone) => timestamp(array, row, *unit, zone.is_some())?,
         DataType::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
             let key = json(dictionary.keys(), row)?.as_u64().and_then(|key| usize::try_from(key).ok());
@@ -192,6 +192,20 @@ fn json(array: &dyn Array, row: usize) -> Result<Value> {
             Value::String(text)
         }
     })
+}
+
+/// RFC 3339 in UTC; without `Z` when the column has no time zone.
+fn timestamp(array: &dyn Array, row: usize, unit: TimeUnit, zoned: bool) -> Result<Value> {
+    let (value, in_nanoseconds) = match unit {
+        TimeUnit::Second => (array.as_primitive::<TimestampSecondType>().value(row), 1_000_000_000),
+        TimeUnit::Millisecond => (array.as_primitive::<TimestampMillisecondType>().value(row), 1_000_000),
+        TimeUnit::Microsecond => (array.as_primitive::<TimestampMicrosecondType>().value(row), 1_000),
+        TimeUnit::Nanosecond => (array.as_primitive::<TimestampNanosecondType>().value(row), 1),
+    };
+    let time = jiff::Timestamp::from_nanosecond(i128::from(value) * in_nanoseconds)
+        .map_err(|e| Error::new(ErrorKind::BadDocument, "a time is out of range").because(e))?
+        .to_string();
+    Ok(Value::String(if zoned { time } else { time.trim_end_matches('Z').to_owned() }))
 }
 
 fn float(value: f64) -> Value {
