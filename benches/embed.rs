@@ -16,7 +16,7 @@ use regrow::embed::{Engine, Role};
 use regrow::model::{ModelCard, ModelFiles};
 use regrow::pipeline::ModelSettings;
 
-type Failure = Box<dyn std::error::Error>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Texts of one padded batch of the example.
 const EXAMPLE_BATCH: usize = 32;
