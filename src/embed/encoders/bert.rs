@@ -54,6 +54,9 @@ struct Layer {
     norm: Norm,
 }
 
+/// Reads a tensor of this shape.
+type Get<'a> = dyn Fn(&str, &[usize]) -> Result<Vec<f32>> + 'a;
+
 impl Model {
     pub(super) fn load(config: &Value, weights: &Weights, context: &ModelContext) -> Result<Self> {
         require(config, "hidden_act", &[json!("gelu")])?;
@@ -150,7 +153,7 @@ impl Model {
 
 impl Layer {
     fn load(
-        get: &dyn Fn(&str, &[usize]) -> Result<Vec<f32>>,
+        get: &Get<'_>,
         norm: &dyn Fn(&str) -> Result<Norm>,
         at: &str,
         hidden: usize,
