@@ -4,7 +4,8 @@
 //!
 //! The texts are cut from the `.md` files below CORPUS_DIR, 20 to 256 tokens each. The two take
 //! turns (A B A B …), tokenisation is charged to both, and the median of the rounds' ratios is
-//! what counts: other load on the machine then meets both alike.
+//! what counts: other load on the machine then meets both alike. Where the system tells, the
+//! seconds of processor time are printed too: they depend less on what else runs.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,7 +17,7 @@ use regrow::embed::{Engine, Role};
 use regrow::model::{ModelCard, ModelFiles};
 use regrow::pipeline::ModelSettings;
 
-type Failure = Box<dyn std::error::Error>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Texts of one padded batch of the example.
 const EXAMPLE_BATCH: usize = 32;
@@ -29,10 +30,9 @@ fn main() -> Result<(), Failure> {
     };
     let count: usize = args.next().map_or(Ok(300), |n| n.parse())?;
     let rounds: usize = args.next().map_or(Ok(5), |n| n.parse())?;
-    let batch_tokens = std::env::var("BATCH_TOKENS").ok().map_or(Ok(2048), |n| n.parse())?;
 
     let files = ModelFiles::open(&ModelCard::find("all-MiniLM-L6-v2")?, Path::new(&model))?;
-    let engine = Engine::open(&files, &ModelSettings { batch_tokens, ..ModelSettings::default() })?;
+    let engine = Engine::open(&files, &ModelSettings::default())?;
     let example = Example::open(Path::new(&model))?;
     let texts = texts(&engine, Path::new(&corpus), count)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -48,30 +48,46 @@ fn main() -> Result<(), Failure> {
     println!("{} texts, {} tokens; worst cosine to the example {worst:.6}", texts.len(), warm.tokens);
     assert!(worst > 0.9999, "the two disagree");
 
-    let mut ratios = Vec::new();
+    let (mut ratios, mut work) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let ours = seconds(|| engine.embed(Role::Document, &texts, &|| false).map(drop).map_err(Into::into))?;
-        let theirs = seconds(|| example.embed(&texts).map(drop))?;
-        ratios.push(theirs / ours);
-        let rate = |s: f64| (texts.len() as f64 / s, warm.tokens as f64 / s);
+        let ours = measure(|| engine.embed(Role::Document, &texts, &|| false).map(drop).map_err(Into::into))?;
+        let theirs = measure(|| example.embed(&texts).map(drop))?;
+        ratios.push(theirs.wall / ours.wall);
+        work.push(theirs.cpu / ours.cpu);
+        let show = |name: &str, m: &Measured| {
+            let (texts, tokens) = (texts.len() as f64, warm.tokens as f64);
+            format!("{name} {:.1} texts/s {:.0} tokens/s {:.2} CPU s", texts / m.wall, tokens / m.wall, m.cpu)
+        };
         println!(
-            "round {round}: regrow {:.1} texts/s {:.0} tokens/s | candle example {:.1} texts/s {:.0} tokens/s | {:.2}x",
-            rate(ours).0,
-            rate(ours).1,
-            rate(theirs).0,
-            rate(theirs).1,
-            theirs / ours
+            "round {round}: {} | {} | {:.2}x",
+            show("regrow", &ours),
+            show("candle example", &theirs),
+            theirs.wall / ours.wall
         );
     }
     ratios.sort_by(f64::total_cmp);
-    println!("median ratio {:.2}x", ratios[ratios.len() / 2]);
+    work.sort_by(f64::total_cmp);
+    println!("median ratio {:.2}x (processor time {:.2}x)", ratios[rounds / 2], work[rounds / 2]);
     Ok(())
 }
 
-fn seconds(f: impl FnOnce() -> Result<(), Failure>) -> Result<f64, Failure> {
-    let started = Instant::now();
+struct Measured {
+    wall: f64,
+    cpu: f64,
+}
+
+fn measure(f: impl FnOnce() -> Result<(), Failure>) -> Result<Measured, Failure> {
+    let (started, cpu) = (Instant::now(), cpu_seconds());
     f()?;
-    Ok(started.elapsed().as_secs_f64())
+    Ok(Measured { wall: started.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu })
+}
+
+/// Processor time of this process in user and system mode, or not a number where it is not told.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(f64::NAN);
+    (ticks(11) + ticks(12)) / 100.0
 }
 
 /// Pieces of real Markdown with lengths spread over 20 to 256 tokens.

@@ -332,3 +332,5 @@ impl Batches {
 #[cfg(test)]
 #[path = "engine_tests.rs"]
 mod tests;
+#[cfg(test)]
+pub(in crate::embed) use tests::floats;

@@ -155,7 +155,7 @@ struct GoldenText {
 }
 
 /// Little-endian 32-bit floats in base64.
-fn floats(base64: &str) -> Vec<f32> {
+pub(in crate::embed) fn floats(base64: &str) -> Vec<f32> {
     let value = |c: u8| match c {
         b'A'..=b'Z' => c - b'A',
         b'a'..=b'z' => c - b'a' + 26,

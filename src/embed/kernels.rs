@@ -94,8 +94,9 @@ fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 /// (2e-8 before rounding), and ±1 outside.
 #[inline(always)]
 fn gelu<S: Simd>(s: S, x: S::f32s) -> S::f32s {
-    const P: [f32; 5] = [2.865_588_6e-4, 3.803_511_5e-3, 5.286_680_8e-2, 0.191_180_62, 1.128_379_1];
-    const Q: [f32; 5] = [1.173_291_8e-3, 1.504_381_6e-2, 0.114_443_696, 0.502_761_7, 1.0];
+    #[expect(clippy::approx_constant, reason = "the last one is fitted too; 2/√π rounds to the next float")]
+    const P: [f32; 5] = [2.865_588_6e-4, 3.803_511_5e-3, 5.286_681e-2, 0.191_180_62, 1.128_379_1];
+    const Q: [f32; 5] = [1.173_291_8e-3, 1.504_381_6e-2, 0.114_443_7, 0.502_761_7, 1.0];
     let z = s.mul_f32s(x, s.splat_f32s(std::f32::consts::FRAC_1_SQRT_2));
     let z = s.max_f32s(s.min_f32s(z, s.splat_f32s(3.9)), s.splat_f32s(-3.9));
     let u = s.mul_f32s(z, z);
@@ -294,7 +295,9 @@ mod tests {
             }
             let mut far = [-100.0, -20.0, 20.0, 100.0];
             cpu.bias_gelu(&mut far, &[0.0; 4]);
-            assert_eq!(far, [0.0, 0.0, 20.0, 100.0]);
+            for (x, y) in [-100.0_f32, -20.0, 20.0, 100.0].iter().zip(far) {
+                assert!((y - x.max(0.0)).abs() < 1e-6 * x.abs(), "{x}: {y}");
+            }
         }
     }
 

@@ -52,3 +52,7 @@ fn size(config: &Value, key: &'static str) -> Result<usize> {
         Error::new(ErrorKind::ModelMismatch, "the model's configuration lacks a number").with("key", key)
     })
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

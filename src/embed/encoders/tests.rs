@@ -1,0 +1,117 @@
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::*;
+use crate::embed::{Engine, Role};
+use crate::model::ModelCard;
+use crate::pipeline::ModelSettings;
+
+/// Tiny networks with random weights, and the vectors that the reference implementations compute.
+const TINY: [(&str, &str, &str); 4] = [
+    ("tiny-xlm-roberta", "xlm_roberta", "mean"),
+    ("tiny-modernbert", "modern_bert", "cls"),
+    ("tiny-nomic-bert", "nomic_bert", "mean"),
+    ("tiny-qwen3", "qwen3", "last_token"),
+];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/golden").join(name)
+}
+
+fn card(architecture: &str, pooling: &str) -> ModelCard {
+    let files = ["config.json", "tokenizer.json", "model.safetensors"];
+    let files: String = files.iter().map(|f| format!("[[file]]\nname = \"{f}\"\n")).collect();
+    let text = format!(
+        "name = \"tiny\"\ndescription = \"for tests\"\nlicence = \"MIT\"\narchitecture = \"{architecture}\"\n\
+         pooling = \"{pooling}\"\nnormalize = true\nmax_tokens = 48\ndimension = 16\nmetric = \"cosine\"\n{files}"
+    );
+    ModelCard::parse(&text, "test").unwrap()
+}
+
+fn open_engine(directory: &Path, architecture: &str, pooling: &str) -> Result<Engine> {
+    let files = ModelFiles::open(&card(architecture, pooling), directory)?;
+    Engine::open(&files, &ModelSettings { workers: 2, batch_tokens: 50, ..ModelSettings::default() })
+}
+
+fn worst(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn every_architecture_computes_the_reference_vectors() {
+    for (name, architecture, pooling) in TINY {
+        let engine = open_engine(&folder(name), architecture, pooling).unwrap();
+        let golden: Value = serde_json::from_slice(&std::fs::read(folder(name).join("golden.json")).unwrap()).unwrap();
+        let texts: Vec<&str> =
+            golden["texts"].as_array().unwrap().iter().map(|t| t["text"].as_str().unwrap()).collect();
+        // Twice, and with one worker doing several texts: nothing may stay from text to text.
+        let mut doubled = texts.clone();
+        doubled.extend(&texts);
+        let batch = engine.embed(Role::Document, &doubled, &|| false).unwrap();
+        for (i, record) in golden["texts"].as_array().unwrap().iter().enumerate() {
+            let expected = crate::embed::engine::floats(record["vector"].as_str().unwrap());
+            let one = engine.embed(Role::Document, &texts[i..=i], &|| false).unwrap();
+            assert_eq!(one.tokens, record["tokens"].as_u64().unwrap());
+            assert!(
+                worst(&one.embeddings.data, &expected) < 2e-5,
+                "{name} {i}: {:?} {expected:?}",
+                one.embeddings.data
+            );
+            for again in [i, i + texts.len()] {
+                let row = batch.embeddings.rows().nth(again).unwrap();
+                assert!(worst(row, &one.embeddings.data) < 1e-5, "{name} {i}");
+            }
+        }
+    }
+}
+
+/// A copy of a tiny model with another configuration.
+fn with_config(name: &str, change: &dyn Fn(&mut Value)) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::copy(folder(name).join(file), directory.path().join(file)).unwrap();
+    }
+    let path = directory.path().join("config.json");
+    let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut config);
+    std::fs::write(path, config.to_string()).unwrap();
+    directory
+}
+
+#[test]
+fn what_would_be_wrong_is_refused() {
+    for (name, key, value) in [
+        ("tiny-xlm-roberta", "hidden_act", json!("gelu_new")),
+        ("tiny-xlm-roberta", "position_embedding_type", json!("relative_key")),
+        ("tiny-xlm-roberta", "intermediate_size", json!(48)),
+        ("tiny-xlm-roberta", "num_hidden_layers", json!(4)),
+        ("tiny-modernbert", "hidden_activation", json!("relu")),
+        ("tiny-modernbert", "mlp_bias", json!(true)),
+        ("tiny-modernbert", "local_rope_theta", Value::Null),
+        ("tiny-modernbert", "intermediate_size", json!(48)),
+        ("tiny-nomic-bert", "activation_function", json!("gelu")),
+        ("tiny-nomic-bert", "rotary_scaling_factor", json!(2)),
+        ("tiny-qwen3", "use_sliding_window", json!(true)),
+        ("tiny-qwen3", "rope_scaling", json!({"type": "yarn"})),
+        ("tiny-qwen3", "num_hidden_layers", json!(4)),
+    ] {
+        let (_, architecture, pooling) = TINY.iter().find(|t| t.0 == name).unwrap();
+        let directory = with_config(name, &|config| config[key] = value.clone());
+        let e = open_engine(directory.path(), architecture, pooling).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::ModelMismatch, "{name} {key}: {e}");
+    }
+}
+
+#[test]
+fn an_unended_text_has_no_last_token_vector() {
+    let directory = with_config("tiny-qwen3", &|_| {});
+    let path = directory.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    tokenizer["post_processor"] = Value::Null;
+    std::fs::write(path, tokenizer.to_string()).unwrap();
+    let e = open_engine(directory.path(), "qwen3", "last_token").unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::ModelMismatch);
+    assert!(e.to_string().contains("end token"), "{e}");
+}
