@@ -14,6 +14,7 @@ pub mod ids;
 pub mod model;
 pub mod pipeline;
 pub mod targets;
+pub mod validate;
 pub mod vectors;
 
 pub use error::{Error, ErrorKind, Result};
