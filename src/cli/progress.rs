@@ -526,6 +526,8 @@ mod tests {
         b.send(Event::StageStarted { stage: Stage::Read, total: None, unit: "documents" });
         b.send(Event::StageTotal { stage: Stage::Read, total: 40 });
         b.send(Event::Progress { stage: Stage::Read, delta: 30 });
+        // Bars are redrawn a few times a second; not waiting for that.
+        b.progress.state().stages[&Stage::Read].bar.as_ref().unwrap().force_draw();
         b.send(Event::Note { text: "the note\u{1b}[2J".into() });
         b.send(Event::Warning { text: "the warning".into() });
         b.skip(25);

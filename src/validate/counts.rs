@@ -72,6 +72,9 @@ pub(super) async fn scan(input: &ValidationInput<'_>, events: &Events) -> Result
 
 /// `count`: the target's exact count is the number of rows.
 pub(super) async fn count(input: &ValidationInput<'_>, survey: &Survey) -> Result<Check> {
+    if !input.target.capabilities().exact_count {
+        return Ok(Check::skipped("count", "this target counts approximately; `ids` counts every point"));
+    }
     let counted = input.target.count(input.collection, &Filter::default()).await?;
     let reason = match counted.cmp(&survey.rows) {
         std::cmp::Ordering::Equal => "the collection holds as many points as the vector set has rows".to_owned(),

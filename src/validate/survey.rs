@@ -125,11 +125,17 @@ pub(super) struct Group {
     pub(super) vectors: Vec<Vec<f32>>,
 }
 
+struct Kept {
+    count: u64,
+    vectors: BottomK<Vec<f32>>,
+}
+
 /// Collects the [`MAX_GROUPS`] names with the smallest hashes. Their counts are exact: the bound only ever
 /// falls, so a name that is kept at the end was kept from its first row on.
 struct Collector<'a> {
     keyed: &'a Keyed,
-    kept: BTreeMap<(u64, String), (u64, BottomK<Vec<f32>>)>,
+    /// By hash and name: number of chunks, sampled vectors.
+    kept: BTreeMap<(u64, String), Kept>,
     more: bool,
 }
 
@@ -147,16 +153,16 @@ impl<'a> Collector<'a> {
                 _ => return,
             };
         }
-        let (count, vectors) = self.kept.entry(key).or_insert_with(|| (0, BottomK::new(VECTORS_PER_GROUP)));
-        *count += 1;
-        vectors.offer(hash, || vector.to_vec());
+        let kept = self.kept.entry(key).or_insert_with(|| Kept { count: 0, vectors: BottomK::new(VECTORS_PER_GROUP) });
+        kept.count += 1;
+        kept.vectors.offer(hash, || vector.to_vec());
     }
 
     fn finish(self) -> Groups {
         let mut groups: Vec<Group> = self
             .kept
             .into_iter()
-            .map(|((_, name), (count, vectors))| Group { name, count, vectors: vectors.into_vec() })
+            .map(|((_, name), kept)| Group { name, count: kept.count, vectors: kept.vectors.into_vec() })
             .collect();
         groups.sort_by(|a, b| a.name.cmp(&b.name));
         Groups { groups, more: self.more }

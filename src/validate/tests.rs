@@ -9,7 +9,7 @@ use super::*;
 use crate::ids::{ChunkId, Digest};
 use crate::model::{Architecture, Dtype, Metric, Pooling};
 use crate::pipeline::IndexSettings;
-use crate::targets::{CollectionInfo, CollectionState, Marker, Point, Purpose, field};
+use crate::targets::{CollectionInfo, CollectionState, Marker, Purpose, field};
 use crate::vectors::VectorRow;
 
 const DIMENSION: usize = 48;
@@ -84,9 +84,9 @@ fn row(n: usize) -> VectorRow {
         ordinal: (n % 2) as u32,
         start: 0,
         end: text.len() as u64,
-        title: (n % 3 == 0).then(|| format!("Title {n}")),
+        title: n.is_multiple_of(3).then(|| format!("Title {n}")),
         tenant: Some(["red", "green", "blue"][n % 3].to_owned()),
-        acl: if n % 4 == 0 { vec!["staff".into(), "boss".into()] } else { vec!["staff".into()] },
+        acl: if n.is_multiple_of(4) { vec!["staff".into(), "boss".into()] } else { vec!["staff".into()] },
         metadata: Map::from_iter([("year".to_owned(), json!(2000 + n % 5))]),
         chunk_digest,
         vector: vector_of(&text, ""),
@@ -290,7 +290,11 @@ async fn swapped_payloads_are_caught() {
     let payloads = verdict.check("payloads").unwrap();
     assert_eq!(payloads.outcome, Outcome::Fail);
     assert_eq!(payloads.measured["different"], 2);
-    assert!(payloads.reason.contains("chunk_digest is"), "{}", payloads.reason);
+    assert!(
+        payloads.reason.contains(&a.to_string()) && payloads.reason.contains(" instead of "),
+        "{}",
+        payloads.reason
+    );
     assert_eq!(verdict.check("vectors").unwrap().outcome, Outcome::Pass);
 }
 
@@ -507,8 +511,9 @@ async fn what_cannot_be_checked_is_an_error() {
     assert_eq!((e.kind(), e.context_value("model_dimension")), (ErrorKind::ModelMismatch, Some("1")));
 }
 
-#[test]
-fn points_and_rows_agree_on_the_payload() {
-    let Point { payload, .. } = row(0).into_point();
-    assert_eq!(payload[field::TENANT], "red");
+/// Validation may run in a task of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_validation_can_be_spawned() {
+    let verdict = tokio::spawn(async { World::new(ROWS).validate().await }).await.unwrap();
+    assert!(verdict.passed());
 }
