@@ -36,7 +36,8 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<u8> {
         "verb": "doctor", "ok": ok, "exit_code": exit_code, "version": env!("CARGO_PKG_VERSION"),
         "machine": machine, "cache": settings.cache().display().to_string(), "checks": checks,
     });
-    printer.report(&report, || views::doctor(&machine, &checks))?;
+    settings.end_progress();
+    printer.report(&report, || views::doctor(printer, &machine, &checks))?;
     Ok(exit_code)
 }
 

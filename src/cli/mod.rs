@@ -2,11 +2,13 @@
 
 mod args;
 mod doctor;
+mod format;
 mod models;
 mod printer;
 mod progress;
 mod quickstart;
 mod settings;
+mod terminal;
 mod verbs;
 mod views;
 
@@ -19,6 +21,7 @@ use regrow::{Error, ErrorKind};
 use args::{Cli, Verb};
 use printer::Printer;
 use settings::Settings;
+use terminal::Terminal;
 
 /// Runs the process; returns its exit code.
 pub(crate) fn main() -> ExitCode {
@@ -26,7 +29,8 @@ pub(crate) fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
-    let printer = Printer::stdio(cli.global.json);
+    let terminal = Terminal::detect();
+    let printer = Printer::new(cli.global.json, terminal.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return finish(&printer, Err(Error::from(e))),
@@ -34,7 +38,7 @@ pub(crate) fn main() -> ExitCode {
     let cancel = Cancel::default();
     let outcome = runtime.block_on(async {
         tokio::spawn(on_signals(cancel.clone()));
-        dispatch(cli, &printer, cancel).await
+        dispatch(cli, &printer, &terminal, cancel).await
     });
     // Blocking work that was abandoned must not hold the process.
     runtime.shutdown_background();
@@ -69,8 +73,8 @@ async fn on_signals(cancel: Cancel) {
     }
 }
 
-async fn dispatch(cli: Cli, printer: &Printer, cancel: Cancel) -> regrow::Result<u8> {
-    let settings = Settings::resolve(cli.global, cancel)?;
+async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Cancel) -> regrow::Result<u8> {
+    let settings = Settings::resolve(cli.global, terminal, cancel)?;
     match cli.verb {
         Verb::Init(args) => verbs::init(&settings, printer, &args),
         Verb::Plan(args) => verbs::plan(&settings, printer, &args.snapshot).await,
@@ -92,10 +96,7 @@ async fn dispatch(cli: Cli, printer: &Printer, cancel: Cancel) -> regrow::Result
 fn finish(printer: &Printer, outcome: regrow::Result<u8>) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            printer.error(&error);
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => ExitCode::from(printer.error(&error)),
     }
 }
 
@@ -110,7 +111,7 @@ fn usage(e: &clap::Error) -> ExitCode {
         let mut lines = text.lines();
         let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
         let error = Error::new(ErrorKind::Configuration, message).guidance("`regrow --help` shows the verbs and options");
-        Printer::stdio(true).error(&error);
+        Printer::new(true, Terminal::detect()).error(&error);
     } else {
         drop(e.print());
     }

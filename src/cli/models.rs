@@ -25,13 +25,15 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, action: Option<M
                 "verb": "models", "ok": true, "exit_code": 0,
                 "cache": settings.cache().display().to_string(), "models": list,
             });
-            printer.report(&report, || views::models(&cards))?;
+            settings.end_progress();
+    printer.report(&report, || views::models(printer, &cards))?;
         }
         ModelsAction::Show { name } => {
             let card = ModelCard::find(&name)?;
             let cached = settings.models().cached(&card).map(|files| files.directory.display().to_string());
             let report = json!({ "verb": "models", "ok": true, "exit_code": 0, "card": card, "cached": cached });
-            printer.report(&report, || views::model(&card, cached.as_deref()))?;
+            settings.end_progress();
+    printer.report(&report, || views::model(&card, cached.as_deref()))?;
         }
         ModelsAction::Fetch { name, source } => {
             let card = ModelCard::find(&name)?;
@@ -42,7 +44,8 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, action: Option<M
                 "verb": "models", "ok": true, "exit_code": 0, "model": card.name,
                 "directory": files.directory.display().to_string(), "context": context, "fingerprint": fingerprint,
             });
-            printer.report(&report, || {
+            settings.end_progress();
+    printer.report(&report, || {
                 format!(
                     "{} is in {}\nfingerprint {}\n",
                     card.name,

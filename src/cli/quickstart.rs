@@ -36,14 +36,14 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, args: &Quickstar
     settings.events.note(format!("corpus: {}", workspace.pipeline.corpus.url));
 
     let taken = snapshot(&workspace, &SnapshotOptions::default()).await?;
-    printer.progress_text(|| views::snapshot(&taken))?;
+    printer.interim(|| views::snapshot(&taken))?;
     if taken.documents == 0 {
         return Err(Error::new(ErrorKind::Configuration, "there are no documents in this directory")
             .with("corpus", &workspace.pipeline.corpus.url)
             .guidance("give a directory with Markdown, HTML, reStructuredText or text files: regrow quickstart DIR"));
     }
     let restored = restore(&workspace, RestoreOptions::default()).await?;
-    printer.progress_text(|| views::restore(&restored))?;
+    printer.interim(|| views::restore(printer, &restored))?;
     let mut answers = Vec::new();
     if restored.ok {
         for text in questions(args) {
@@ -57,7 +57,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, args: &Quickstar
                 exact: false,
             };
             let answer = query(&workspace, &options).await?;
-            printer.progress_text(|| views::query(&answer))?;
+            printer.interim(|| views::query(&answer))?;
             answers.push(answer);
         }
     }
@@ -66,6 +66,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, args: &Quickstar
         "verb": "quickstart", "ok": restored.ok, "exit_code": restored.exit_code, "pipeline": shown,
         "snapshot": taken, "restore": restored, "queries": answers,
     });
+    settings.end_progress();
     printer.report(&report, || next_steps(&shown))?;
     Ok(restored.exit_code)
 }

@@ -10,7 +10,9 @@ use regrow::pipeline::Pipeline;
 use regrow::{Error, ErrorKind, Result, Workspace};
 
 use super::args::Global;
-use super::progress::Progress;
+use super::args::LogFormat;
+use super::progress::{Progress, Style};
+use super::terminal::Terminal;
 
 /// Prefix of environment variables that set keys of the pipeline: `REGROW__CORPUS__URL` is `corpus.url`.
 const PREFIX: &str = "REGROW__";
@@ -20,12 +22,13 @@ pub(crate) struct Settings {
     pub(crate) global: Global,
     pub(crate) events: Events,
     pub(crate) cancel: Cancel,
+    progress: Arc<Progress>,
     cache: PathBuf,
     fetch: FetchOptions,
 }
 
 impl Settings {
-    pub(crate) fn resolve(global: Global, cancel: Cancel) -> Result<Self> {
+    pub(crate) fn resolve(global: Global, terminal: &Terminal, cancel: Cancel) -> Result<Self> {
         let cache = match &global.cache_dir {
             Some(directory) => directory.clone(),
             None => default_cache()?,
@@ -35,12 +38,19 @@ impl Settings {
             fetch.hub_endpoint = endpoint;
         }
         fetch.hub_token = variable("HF_TOKEN");
-        let events = Events::new(Arc::new(Progress::stderr(global.log_format, global.quiet)));
-        Ok(Self { global, events, cancel, cache, fetch })
+        let style = Style::choose(terminal, global.log_format == LogFormat::Json, global.quiet);
+        let progress = Arc::new(Progress::new(style, terminal));
+        let events = Events::new(progress.clone());
+        Ok(Self { global, events, cancel, progress, cache, fetch })
     }
 
     pub(crate) fn models(&self) -> ModelStore {
         ModelStore::new(self.cache.clone(), self.fetch.clone())
+    }
+
+    /// Takes the bars off the screen before the result is printed.
+    pub(crate) fn end_progress(&self) {
+        self.progress.close();
     }
 
     pub(crate) fn cache(&self) -> &Path {

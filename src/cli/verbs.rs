@@ -43,6 +43,7 @@ pub(crate) fn init(settings: &Settings, printer: &Printer, args: &InitArgs) -> R
     })?;
     file.write_all(text.as_bytes())?;
     let report = json!({ "verb": "init", "ok": true, "exit_code": 0, "file": path.display().to_string(), "name": name });
+    settings.end_progress();
     printer.report(&report, || {
         format!(
             "wrote {}\nnext: look at [corpus], then run `regrow snapshot` and `regrow restore`\n",
@@ -56,6 +57,7 @@ pub(crate) async fn plan(settings: &Settings, printer: &Printer, snapshot: &str)
     let workspace = settings.workspace()?;
     let options = RestoreOptions { snapshot: snapshot.to_owned(), ..RestoreOptions::default() };
     let plan = Prepared::open(&workspace, options).await?.plan().await?;
+    settings.end_progress();
     printer.report(&plan, || views::plan(&plan))?;
     Ok(0)
 }
@@ -63,6 +65,7 @@ pub(crate) async fn plan(settings: &Settings, printer: &Printer, snapshot: &str)
 pub(crate) async fn snapshot(settings: &Settings, printer: &Printer, args: &SnapshotArgs) -> Result<u8> {
     let workspace = settings.workspace()?;
     let report = run_snapshot(&workspace, &SnapshotOptions { skip_target: args.skip_target }).await?;
+    settings.end_progress();
     printer.report(&report, || views::snapshot(&report))?;
     Ok(report.exit_code)
 }
@@ -81,7 +84,8 @@ pub(crate) async fn restore(settings: &Settings, printer: &Printer, args: &Resto
         ..RestoreOptions::default()
     };
     let report = run_restore(&workspace, options).await?;
-    printer.report(&report, || views::restore(&report))?;
+    settings.end_progress();
+    printer.report(&report, || views::restore(printer, &report))?;
     Ok(report.exit_code)
 }
 
@@ -90,7 +94,8 @@ pub(crate) async fn drill(settings: &Settings, printer: &Printer, args: &DrillAr
     if args.history {
         let drills = history(&workspace.repository().await?).await?;
         let report = json!({ "verb": "drill", "ok": true, "exit_code": 0, "drills": drills });
-        printer.report(&report, || views::drills(&drills))?;
+        settings.end_progress();
+    printer.report(&report, || views::drills(printer, &drills))?;
         return Ok(0);
     }
     let options = DrillOptions {
@@ -99,7 +104,8 @@ pub(crate) async fn drill(settings: &Settings, printer: &Printer, args: &DrillAr
         on_changed: args.on_changed.into(),
     };
     let report = run_drill(&workspace, &options).await?;
-    printer.report(&report, || views::drill(&report))?;
+    settings.end_progress();
+    printer.report(&report, || views::drill(printer, &report))?;
     Ok(report.restore.exit_code)
 }
 
@@ -108,12 +114,14 @@ pub(crate) async fn verify(settings: &Settings, printer: &Printer, args: &Verify
     let repository = workspace.repository().await?;
     let options = VerifyOptions { quick: args.quick };
     let report = run_verify(&repository, &options, &workspace.events, &workspace.cancel).await?;
+    settings.end_progress();
     printer.report(&report, || views::verify(&report))?;
     Ok(report.exit_code)
 }
 
 pub(crate) async fn status(settings: &Settings, printer: &Printer) -> Result<u8> {
     let report = run_status(&settings.workspace()?).await?;
+    settings.end_progress();
     printer.report(&report, || views::status(&report))?;
     Ok(0)
 }
@@ -132,7 +140,8 @@ pub(crate) async fn list(settings: &Settings, printer: &Printer) -> Result<u8> {
         "verb": "list", "ok": true, "exit_code": 0, "repository": repository.url(),
         "snapshots": snapshots, "damaged": damaged,
     });
-    printer.report(&report, || views::list(&snapshots, &damaged))?;
+    settings.end_progress();
+    printer.report(&report, || views::list(printer, &snapshots, &damaged))?;
     Ok(0)
 }
 
@@ -152,7 +161,8 @@ pub(crate) async fn show(settings: &Settings, printer: &Printer, args: &ShowArgs
     if args.documents {
         report["documents"] = json!(documents);
     }
-    printer.report(&report, || views::show(&manifest, &documents))?;
+    settings.end_progress();
+    printer.report(&report, || views::show(printer, &manifest, &documents))?;
     Ok(0)
 }
 
@@ -168,6 +178,7 @@ pub(crate) async fn query(settings: &Settings, printer: &Printer, args: &QueryAr
         exact: args.exact,
     };
     let report = run_query(&workspace, &options).await?;
+    settings.end_progress();
     printer.report(&report, || views::query(&report))?;
     Ok(0)
 }

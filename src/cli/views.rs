@@ -13,7 +13,9 @@ use regrow::status::StatusReport;
 use regrow::validate::Check;
 use serde_json::Value;
 
-use super::printer::{bytes, checks, count, duration, table};
+use super::format::{bytes, count, duration};
+use super::printer::Printer;
+use super::terminal::clean;
 
 /// `name  value` lines with the values aligned.
 fn fields(rows: &[(&str, String)]) -> String {
@@ -80,7 +82,7 @@ pub(super) fn plan(p: &RestorePlan) -> String {
     out
 }
 
-pub(super) fn restore(r: &RestoreReport) -> String {
+pub(super) fn restore(p: &Printer, r: &RestoreReport) -> String {
     let mut out = format!(
         "{} {} from snapshot {}\n",
         if r.ok { "restored" } else { "NOT restored:" },
@@ -109,7 +111,7 @@ pub(super) fn restore(r: &RestoreReport) -> String {
     if r.target.reused {
         out += "  the collection was there already, complete: nothing was loaded\n";
     }
-    out += &checks(&r.checks);
+    out += &p.checks(&r.checks);
     for difference in r.differences.iter().take(20) {
         let _ = writeln!(out, "  left out: {difference}");
     }
@@ -128,7 +130,7 @@ pub(super) fn restore(r: &RestoreReport) -> String {
     out
 }
 
-pub(super) fn drill(r: &DrillReport) -> String {
+pub(super) fn drill(p: &Printer, r: &DrillReport) -> String {
     let restore = &r.restore;
     let mut out = format!("drill {}: {}\n", r.drill, if restore.ok { "passed" } else { "FAILED" });
     out += &fields(&[
@@ -156,11 +158,11 @@ pub(super) fn drill(r: &DrillReport) -> String {
             if objective.reached { "" } else { "  MISSED" }
         );
     }
-    out += &checks(&restore.checks);
+    out += &p.checks(&restore.checks);
     out
 }
 
-pub(super) fn drills(records: &[Value]) -> String {
+pub(super) fn drills(p: &Printer, records: &[Value]) -> String {
     let text = |record: &Value, key: &str| record[key].as_str().unwrap_or("-").to_owned();
     let rows = records
         .iter()
@@ -173,8 +175,8 @@ pub(super) fn drills(records: &[Value]) -> String {
                 duration(r["seconds"]["total"].as_f64().unwrap_or(0.0)),
             ]
         })
-        .collect();
-    table(&["drill", "snapshot", "result", "chunks", "RTO"], rows)
+        .collect::<Vec<_>>();
+    p.table(&["drill", "snapshot", "result", "chunks", "RTO"], &[3, 4], &rows)
 }
 
 pub(super) fn verify(r: &VerifyReport) -> String {
@@ -241,7 +243,7 @@ pub(super) fn status(r: &StatusReport) -> String {
     out
 }
 
-pub(super) fn list(snapshots: &[SnapshotSummary], damaged: &[Value]) -> String {
+pub(super) fn list(p: &Printer, snapshots: &[SnapshotSummary], damaged: &[Value]) -> String {
     let rows = snapshots
         .iter()
         .map(|s| {
@@ -255,15 +257,15 @@ pub(super) fn list(snapshots: &[SnapshotSummary], damaged: &[Value]) -> String {
                 s.model.clone(),
             ]
         })
-        .collect();
-    let mut out = table(&["snapshot", "pipeline", "taken", "documents", "chunks", "size", "model"], rows);
+        .collect::<Vec<_>>();
+    let mut out = p.table(&["snapshot", "pipeline", "taken", "documents", "chunks", "size", "model"], &[3, 4, 5], &rows);
     for d in damaged {
         let _ = writeln!(out, "damaged: {}", d["problem"].as_str().unwrap_or_default());
     }
     out
 }
 
-pub(super) fn show(m: &Manifest, documents: &[DocumentRow]) -> String {
+pub(super) fn show(p: &Printer, m: &Manifest, documents: &[DocumentRow]) -> String {
     let mut out = format!("snapshot {}\n", m.id);
     out += &fields(&[
         ("pipeline", m.pipeline.clone()),
@@ -284,8 +286,8 @@ pub(super) fn show(m: &Manifest, documents: &[DocumentRow]) -> String {
         let rows = documents
             .iter()
             .map(|d| vec![d.document_id.clone(), bytes(d.bytes), count(u64::from(d.chunks)), d.digest.short()])
-            .collect();
-        out += &table(&["document", "size", "chunks", "digest"], rows);
+            .collect::<Vec<_>>();
+        out += &p.table(&["document", "size", "chunks", "digest"], &[1, 2], &rows);
     }
     out
 }
@@ -311,7 +313,7 @@ pub(super) fn query(r: &QueryReport) -> String {
     out
 }
 
-pub(super) fn models(cards: &[(ModelCard, bool)]) -> String {
+pub(super) fn models(p: &Printer, cards: &[(ModelCard, bool)]) -> String {
     let rows = cards
         .iter()
         .map(|(card, cached)| {
@@ -324,8 +326,8 @@ pub(super) fn models(cards: &[(ModelCard, bool)]) -> String {
                 card.description.clone(),
             ]
         })
-        .collect();
-    table(&["model", "dimension", "max tokens", "licence", "cached", "what it is"], rows)
+        .collect::<Vec<_>>();
+    p.table(&["model", "dimension", "max tokens", "licence", "cached", "what it is"], &[1, 2], &rows)
 }
 
 pub(super) fn model(card: &ModelCard, cached: Option<&str>) -> String {
@@ -344,7 +346,7 @@ pub(super) fn model(card: &ModelCard, cached: Option<&str>) -> String {
     out
 }
 
-pub(super) fn doctor(machine: &Machine, list: &[Check]) -> String {
+pub(super) fn doctor(p: &Printer, machine: &Machine, list: &[Check]) -> String {
     let mut out = format!(
         "regrow {} on {} ({} cores, {} memory, {})\n",
         env!("CARGO_PKG_VERSION"),
@@ -353,6 +355,6 @@ pub(super) fn doctor(machine: &Machine, list: &[Check]) -> String {
         bytes(machine.memory_bytes),
         machine.system
     );
-    out += &checks(list);
+    out += &p.checks(list);
     out
 }
