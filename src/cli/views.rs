@@ -55,7 +55,7 @@ pub(super) fn snapshot(r: &SnapshotReport) -> String {
     ]);
     for skipped in r.skipped.iter().take(10) {
         let line = skipped.line.map(|l| format!(":{l}")).unwrap_or_default();
-        let _ = writeln!(out, "  skipped {}{line}: {}", skipped.path, skipped.reason);
+        let _ = writeln!(out, "  skipped {}{line}: {}", clean(&skipped.path), clean(&skipped.reason));
     }
     if r.skipped.len() > 10 {
         let _ = writeln!(out, "  … and {} more: `regrow show` lists them", count(r.documents_skipped - 10));
@@ -298,9 +298,9 @@ const EXCERPT: usize = 240;
 pub(super) fn query(r: &QueryReport) -> String {
     let mut out = format!("{}\n", r.query);
     for (i, hit) in r.hits.iter().enumerate() {
-        let title = hit.title.as_deref().map(|t| format!(" — {t}")).unwrap_or_default();
-        let _ = writeln!(out, "  {}. {:.3}  {}{title}", i + 1, hit.score, hit.document_id);
-        let flat = hit.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let title = hit.title.as_deref().map(|t| format!(" — {}", clean(t))).unwrap_or_default();
+        let _ = writeln!(out, "  {}. {:.3}  {}{title}", i + 1, hit.score, clean(&hit.document_id));
+        let flat = clean(&hit.text).split_whitespace().collect::<Vec<_>>().join(" ");
         let mut excerpt: String = flat.chars().take(EXCERPT).collect();
         if excerpt.len() < flat.len() {
             excerpt.push('…');
