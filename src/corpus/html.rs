@@ -270,6 +270,7 @@ fn is_dropped(name: &str) -> bool {
             | "select"
             | "datalist"
             | "textarea"
+            | "button"
     )
 }
 
@@ -692,7 +693,7 @@ impl Writer {
                 let line = self.blocks.take_line();
                 if !line.is_empty() {
                     let at = self.blocks.block(&format!("{} {line}", "#".repeat(usize::from(level))));
-                    self.headings.push((at, level, line));
+                    self.headings.push((at, level, markdown::collapse(&line)));
                 }
             }
             None => self.blocks.paragraph(),
@@ -798,7 +799,7 @@ mod tests {
         assert_eq!(text("<div><nav>menu</div><p>text"), "text\n");
         assert_eq!(text("<svg><path d=x><p>text</p>"), "text\n");
         assert_eq!(text("<head><meta charset=utf-8><p>body without a tag"), "body without a tag\n");
-        assert_eq!(text("<textarea><p>x</textarea>y<!-- c -->"), "y\n");
+        assert_eq!(text("<textarea><p>x</textarea>y<button>Copy</button><!-- c -->"), "y\n");
         assert_eq!(text(""), "");
     }
 
