@@ -79,19 +79,39 @@ impl<'a> Tokens<'a> {
     }
 
     fn words_of(&mut self, range: Range<usize>, words: &mut Words) -> Result<()> {
+        let text = &self.text[range.clone()];
+        let parts = || text.split(|c: char| u8::try_from(c).is_ok_and(is_space));
+        // The words that are new, tokenised together: a call has its price.
+        let mut joined = String::new();
+        let mut new: HashMap<&str, usize> = HashMap::new();
+        for word in parts().filter(|word| !word.is_empty() && !words.0.contains_key(*word)) {
+            new.entry(word).or_insert_with(|| {
+                joined.push_str(word);
+                joined.push(' ');
+                joined.len() - 1 - word.len()
+            });
+        }
+        let mut found = Vec::new();
+        if !joined.is_empty() {
+            self.bytes += joined.len() as u64;
+            let mut last = 0;
+            for (start, _) in self.tokenizer.spans(&joined)? {
+                last = last.max(start);
+                found.push(last);
+            }
+        }
         let mut at = range.start;
-        for word in self.text[range].split(|c: char| u8::try_from(c).is_ok_and(is_space)) {
-            if word.len() > WORD {
-                self.all_of(at..at + word.len())?;
-            } else if let Some(starts) = words.0.get(word) {
+        for word in parts() {
+            if let Some(starts) = words.0.get(word) {
                 self.starts.extend(starts.iter().map(|&start| at + usize::from(start)));
-            } else if !word.is_empty() {
-                let known = self.starts.len();
-                self.all_of(at..at + word.len())?;
-                if words.0.len() < WORDS {
+            } else if let Some(&from) = new.get(word) {
+                let first = found.partition_point(|&start| start < from);
+                let end = found.partition_point(|&start| start < from + word.len());
+                let starts = found[first..end].iter().map(|start| start - from);
+                self.starts.extend(starts.clone().map(|start| at + start));
+                if word.len() <= WORD && words.0.len() < WORDS {
                     // A word is shorter than 256 bytes.
-                    let starts = self.starts.range(known..).map(|&start| (start - at) as u8).collect();
-                    words.0.insert(word.into(), starts);
+                    words.0.insert(word.into(), starts.map(|start| start as u8).collect());
                 }
             }
             at += word.len() + 1;
