@@ -26,9 +26,10 @@ pub type Open = Arc<dyn Fn(&Path) -> Arc<dyn Target> + Send + Sync>;
 
 /// What a rule works on: a target in a directory of its own.
 pub struct Case {
-    directory: tempfile::TempDir,
     open: Open,
     target: Mutex<Option<Arc<dyn Target>>>,
+    /// Last, so that the target is closed before its directory goes.
+    directory: tempfile::TempDir,
 }
 
 impl Case {

@@ -148,34 +148,44 @@ impl Collection {
         Ok(shard)
     }
 
-    /// A kill between adding a finished segment and removing its sources leaves points in both. Writing
-    /// such a point again leaves one.
+    /// A kill between adding a finished segment and removing its sources leaves points in both. Writing such
+    /// a point again moves it out of the finished one; two segments that both take writes, which only very
+    /// small ones do, need it deleted before.
     fn merge_copies(&self, shard: &EdgeShard) -> Result<()> {
-        let held = engine::call(&self.dir, "reading a collection", || Ok(shard.info().points_count as u64))?;
-        let mut distinct = 0;
-        let mut after = None;
-        loop {
-            let page = self.page(shard, after, 4096, false)?;
-            distinct += page.points.len() as u64;
-            after = page.next;
-            if after.is_none() {
-                break;
+        for delete_first in [false, true] {
+            let held = engine::call(&self.dir, "reading a collection", || Ok(shard.info().points_count as u64))?;
+            let distinct = self.pages(shard, false, |_| Ok(()))?;
+            if held == distinct {
+                return Ok(());
             }
+            self.events.note(format!(
+                "collection {}: an interrupted index build left {} points twice; putting that right",
+                self.name(),
+                held.saturating_sub(distinct)
+            ));
+            self.pages(shard, true, |points| {
+                if delete_first {
+                    let ids = points.iter().map(|p| PointId::Uuid(p.id.0)).collect();
+                    let operation = UpdateOperation::PointOperation(PointOperations::DeletePoints { ids });
+                    engine::call(&self.dir, "writing points", || shard.update(operation))?;
+                }
+                self.apply(shard, points).map(|_| ())
+            })?;
+            engine::flush(&self.dir, shard)?;
         }
-        if held == distinct {
-            return Ok(());
-        }
-        self.events.note(format!(
-            "collection {}: an interrupted index build left {} points twice; putting that right",
-            self.name(),
-            held.saturating_sub(distinct)
-        ));
+        Ok(())
+    }
+
+    /// Hands every point to `f` in pages, with vector and payload if `all`; returns how many there were.
+    fn pages(&self, shard: &EdgeShard, all: bool, f: impl Fn(Vec<Point>) -> Result<()>) -> Result<u64> {
+        let (mut count, mut after) = (0, None);
         loop {
-            let page = self.page(shard, after, 1024, true)?;
-            self.apply(shard, page.points)?;
+            let page = self.page(shard, after, 1024, all)?;
+            count += page.points.len() as u64;
+            f(page.points)?;
             after = page.next;
             if after.is_none() {
-                return engine::flush(&self.dir, shard);
+                return Ok(count);
             }
         }
     }
@@ -241,9 +251,10 @@ impl Collection {
 
     /// Closes the shard, which flushes it, and cuts the log; the next use opens it again.
     pub(super) fn reopen(&self, since_open: &mut u64, trim: bool) -> Result<()> {
-        let shard = self.shard.write().unwrap_or_else(PoisonError::into_inner).take();
+        // Held to the end: nobody opens the shard before it is closed.
+        let mut shard = self.shard.write().unwrap_or_else(PoisonError::into_inner);
         *since_open = 0;
-        if let Some(shard) = shard {
+        if let Some(shard) = shard.take() {
             engine::close(&self.dir, shard)?;
         }
         if trim { files::trim_log(&self.shard_dir()) } else { Ok(()) }
@@ -327,14 +338,13 @@ impl Collection {
     /// Takes the collection out of use and moves its directory to `to`. A running index build fails by
     /// this and closes the shard itself: nobody has to wait for a graph that nobody wants any more.
     pub(super) fn retire(&self, to: &Path) -> Result<()> {
-        std::fs::rename(&self.dir, to).map_err(|e| files::io(e, "deleting a collection", &self.dir))?;
-        self.deleted.store(true, Ordering::Release);
-        if let Ok(mut shard) = self.shard.try_write()
-            && let Some(shard) = shard.take()
-        {
-            // Its files are gone by name, so a flush may fail; there is nothing to keep.
+        let mut shard = self.shard.try_write().ok();
+        if let Some(shard) = shard.as_mut().and_then(|shard| shard.take()) {
+            // What cannot be flushed is deleted all the same.
             let _ = engine::close(&self.dir, shard);
         }
+        std::fs::rename(&self.dir, to).map_err(|e| files::io(e, "deleting a collection", &self.dir))?;
+        self.deleted.store(true, Ordering::Release);
         Ok(())
     }
 }

@@ -137,9 +137,8 @@ impl Target for Retry {
             Box::pin(async move {
                 match self.inner.create(&spec).await {
                     Err(e) if call > 1 && e.kind() == ErrorKind::AlreadyExists => {
-                        match self.inner.open_owned(&spec.name).await {
+                        match self.open_owned(&spec.name).await {
                             Ok(found) if found.marker().instance == spec.marker.instance => Ok(found),
-                            Err(again) if again.retryable() => Err(again),
                             Ok(_) | Err(_) => Err(e),
                         }
                     }
