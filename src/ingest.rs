@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, Fuse};
 use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use crate::cancel::Cancel;
 use crate::chunk::{Chunk, Chunker};
@@ -86,9 +87,10 @@ pub(crate) fn ingest(
     times: Arc<IngestTimes>,
 ) -> mpsc::Receiver<Result<Ingested>> {
     let (tx, rx) = mpsc::channel(64);
-    let objects = Arc::new(Mutex::new(objects));
+    let objects = Arc::new(Mutex::new(objects.fuse()));
     // One record file must keep every core busy, so cutting has its own limit, apart from the readers'.
     let cutters = Arc::new(Semaphore::new(cores()));
+    let mut workers = JoinSet::new();
     for _ in 0..cores() + 1 {
         let worker = Worker {
             corpus: corpus.clone(),
@@ -99,13 +101,17 @@ pub(crate) fn ingest(
             tx: tx.clone(),
         };
         let objects = objects.clone();
-        tokio::spawn(async move {
-            if let Err(e) = worker.work(&objects).await {
-                // The receiver is gone only when the run has failed already.
-                drop(worker.tx.send(Err(e)).await);
-            }
-        });
+        workers.spawn(async move { worker.work(&objects).await });
     }
+    // A worker that fails or panics must end the stream with an error: documents never go missing silently.
+    tokio::spawn(async move {
+        while let Some(ended) = workers.join_next().await {
+            if let Err(e) = ended.map_err(Error::from).flatten() {
+                // The receiver is gone only when the run has failed already.
+                drop(tx.send(Err(e)).await);
+            }
+        }
+    });
     rx
 }
 
@@ -119,7 +125,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn work(&self, objects: &Mutex<BoxStream<'static, Result<SourceObject>>>) -> Result<()> {
+    async fn work(&self, objects: &Mutex<Fuse<BoxStream<'static, Result<SourceObject>>>>) -> Result<()> {
         loop {
             self.cancel.check()?;
             let Some(object) = objects.lock().await.next().await else { return Ok(()) };
@@ -144,6 +150,7 @@ impl Worker {
     async fn object(&self, object: SourceObject) -> Result<()> {
         let mut documents = self.corpus.read(&object);
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        let mut cutting = JoinSet::new();
         loop {
             let start = Instant::now();
             let next = documents.next().await;
@@ -161,22 +168,26 @@ impl Worker {
             }
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_DOCUMENTS {
                 self.cancel.check()?;
-                self.cut(&object, std::mem::take(&mut batch)).await?;
+                self.cut(&mut cutting, &object, std::mem::take(&mut batch)).await;
                 bytes = 0;
             }
         }
-        self.cut(&object, batch).await
+        self.cut(&mut cutting, &object, batch).await;
+        while let Some(cut) = cutting.join_next().await {
+            cut?;
+        }
+        Ok(())
     }
 
     /// Cuts a batch in the background; what comes of it goes to the receiver.
-    async fn cut(&self, object: &SourceObject, batch: Vec<Document>) -> Result<()> {
+    async fn cut(&self, cutting: &mut JoinSet<()>, object: &SourceObject, batch: Vec<Document>) {
         if batch.is_empty() {
-            return Ok(());
+            return;
         }
         let permit = self.cutters.clone().acquire_owned().await;
         let (chunker, times, source, tx) =
             (self.chunker.clone(), self.times.clone(), object.clone(), self.tx.clone());
-        tokio::task::spawn_blocking(move || {
+        cutting.spawn_blocking(move || {
             let _permit = permit;
             for document in batch {
                 let start = Instant::now();
@@ -194,7 +205,6 @@ impl Worker {
                 }
             }
         });
-        Ok(())
     }
 
     async fn send(&self, item: Ingested) -> Result<()> {

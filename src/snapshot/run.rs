@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::task::JoinHandle;
 
 use super::canary::CanaryPicker;
 use super::report::SnapshotReport;
@@ -61,7 +63,7 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
     let listing = Arc::new(std::sync::Mutex::new(Listing::default()));
     events.start(Stage::Read, None, "documents");
     let reading = Instant::now();
-    let objects = list(corpus.clone(), listing.clone());
+    let (objects, lister) = list(corpus.clone(), listing.clone());
     let mut documents = ingest(corpus.clone(), cutter, objects, workspace.cancel.clone(), times.clone());
     while let Some(item) = documents.recv().await {
         match item? {
@@ -75,6 +77,7 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
             }
         }
     }
+    lister.await?;
     workspace.cancel.check()?;
     events.finish(Stage::Read, reading.elapsed().as_secs_f64());
     let listing = listing.lock().map(|l| l.clone()).unwrap_or_default();
@@ -176,13 +179,13 @@ impl Listing {
     }
 }
 
-/// The corpus's objects as a stream of its own, noting each in `listing`.
+/// The corpus's objects as a stream of its own, noting each in `listing`; the task tells whether it came to its end.
 fn list(
     corpus: Arc<Corpus>,
     listing: Arc<std::sync::Mutex<Listing>>,
-) -> futures::stream::BoxStream<'static, Result<SourceObject>> {
+) -> (BoxStream<'static, Result<SourceObject>>, JoinHandle<()>) {
     let (tx, rx) = tokio::sync::mpsc::channel(256);
-    tokio::spawn(async move {
+    let lister = tokio::spawn(async move {
         let mut objects = corpus.list();
         while let Some(object) = objects.next().await {
             if let (Ok(object), Ok(mut listing)) = (&object, listing.lock()) {
@@ -193,7 +196,7 @@ fn list(
             }
         }
     });
-    futures::stream::unfold(rx, async |mut rx| rx.recv().await.map(|item| (item, rx))).boxed()
+    (futures::stream::unfold(rx, async |mut rx| rx.recv().await.map(|item| (item, rx))).boxed(), lister)
 }
 
 /// What has come in so far.
