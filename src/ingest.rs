@@ -185,8 +185,7 @@ impl Worker {
             return;
         }
         let permit = self.cutters.clone().acquire_owned().await;
-        let (chunker, times, source, tx) =
-            (self.chunker.clone(), self.times.clone(), object.clone(), self.tx.clone());
+        let (chunker, times, source, tx) = (self.chunker.clone(), self.times.clone(), object.clone(), self.tx.clone());
         cutting.spawn_blocking(move || {
             let _permit = permit;
             for document in batch {

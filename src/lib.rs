@@ -24,6 +24,8 @@ pub mod snapshot;
 mod spill;
 pub mod status;
 pub mod targets;
+#[cfg(test)]
+mod testing;
 pub mod validate;
 pub mod vectors;
 mod workspace;

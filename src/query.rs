@@ -104,8 +104,7 @@ pub async fn query(workspace: &Workspace, options: &QueryOptions) -> Result<Quer
     let text = options.text.clone();
     let embedded =
         tokio::task::spawn_blocking(move || engine.embed(Role::Query, &[text.as_str()], &|| false)).await??;
-    let request =
-        SearchRequest { vector: embedded.embeddings.data, limit: options.k, filter, exact: options.exact };
+    let request = SearchRequest { vector: embedded.embeddings.data, limit: options.k, filter, exact: options.exact };
     let start = std::time::Instant::now();
     let found = target.search(&info.name, &request).await?;
     let search_seconds = start.elapsed().as_secs_f64();

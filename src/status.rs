@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures::StreamExt;
 use serde::Serialize;
 
-use crate::corpus::{Corpus, SourceObject};
+use crate::corpus::SourceObject;
 use crate::error::{ErrorKind, Result};
 use crate::ids::Digest;
 use crate::repository::{InventoryReader, Manifest, Repository, SnapshotSummary};
@@ -139,7 +139,7 @@ const EXAMPLES: usize = 5;
 pub async fn exposure(workspace: &Workspace, repository: &Repository, manifest: &Manifest) -> Result<Exposure> {
     let mut settings = manifest.corpus.settings.clone();
     settings.url = workspace.pipeline.corpus.url.clone();
-    let corpus = Corpus::open(&settings, &workspace.base)?;
+    let corpus = workspace.corpus(&settings)?;
     let mut listing = Listing::default();
     let mut objects = corpus.list();
     while let Some(object) = objects.next().await {

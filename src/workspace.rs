@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::chunk::{Chunker, ChunkingRules, SPLITTER_VERSION};
-use crate::corpus::EXTRACTOR_VERSION;
+use crate::corpus::{Corpus, EXTRACTOR_VERSION};
 use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::model::{ModelCard, ModelContext, ModelStore};
-use crate::pipeline::{ChunkingSettings, Pipeline};
+use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline};
 use crate::repository::Repository;
 use crate::targets::Target;
 use crate::validate::QueryEmbedder;
@@ -28,6 +28,8 @@ pub struct Workspace {
     pub events: Events,
     /// How the run is stopped.
     pub cancel: Cancel,
+    /// Settings and credentials of object stores, keys as `object_store` names them (`aws_region`); never logged.
+    pub store_options: Vec<(String, String)>,
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
@@ -42,6 +44,7 @@ impl Workspace {
             models: Arc::new(models),
             events: Events::silent(),
             cancel: Cancel::default(),
+            store_options: Vec::new(),
             engine: None,
             opened: Arc::default(),
         }
@@ -49,7 +52,17 @@ impl Workspace {
 
     /// The pipeline's repository.
     pub async fn repository(&self) -> Result<Repository> {
-        Repository::open(&self.pipeline.repository.url, &self.base).await
+        Repository::open(&self.pipeline.repository.url, &self.base, &self.store_options).await
+    }
+
+    /// The pipeline's repository, created when there is none.
+    pub(crate) async fn create_repository(&self) -> Result<Repository> {
+        Repository::open_or_create(&self.pipeline.repository.url, &self.base, &self.store_options).await
+    }
+
+    /// The corpus that the settings describe.
+    pub fn corpus(&self, settings: &CorpusSettings) -> Result<Corpus> {
+        Corpus::open_with(settings, &self.base, self.store_options.clone())
     }
 
     /// The pipeline's target.

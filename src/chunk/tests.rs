@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use proptest::prelude::*;
 
@@ -41,11 +40,7 @@ fn bytes() -> Tokenizer {
 
 /// The real tokenizer, where the tests are told where it is.
 fn real() -> Option<Tokenizer> {
-    let Ok(dir) = std::env::var("REGROW_TEST_MODEL") else {
-        println!("skipped: REGROW_TEST_MODEL names no directory with tokenizer.json");
-        return None;
-    };
-    Some(Tokenizer::open(&Path::new(&dir).join("tokenizer.json")).unwrap())
+    Some(Tokenizer::open(&crate::testing::model()?.join("tokenizer.json")).unwrap())
 }
 
 fn chunker(tokenizer: &Tokenizer, size: u32, overlap: u32) -> Chunker {

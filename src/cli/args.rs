@@ -156,6 +156,9 @@ pub(crate) struct RestoreArgs {
     /// Leave the production name where it is
     #[arg(long)]
     pub(crate) no_promote: bool,
+    /// After promoting, delete the collection that was served before
+    #[arg(long, conflicts_with = "no_promote")]
+    pub(crate) drop_previous: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,5 @@
 //! `regrow doctor`: is everything there that a restore needs, and does it fit together?
 
-use regrow::corpus::Corpus;
 use regrow::measure::Machine;
 use regrow::model::ModelCard;
 use regrow::validate::{Check, Outcome};
@@ -58,7 +57,7 @@ fn bad(name: &str, error: &regrow::Error) -> Check {
 
 async fn corpus(workspace: &Workspace) -> Check {
     let listed = async {
-        let corpus = Corpus::open(&workspace.pipeline.corpus, &workspace.base)?;
+        let corpus = workspace.corpus(&workspace.pipeline.corpus)?;
         Ok::<_, regrow::Error>((verbs::count_objects(&corpus).await?, corpus.url().to_owned()))
     };
     match listed.await {
@@ -77,7 +76,9 @@ fn model(settings: &Settings, workspace: &Workspace) -> Check {
     };
     match settings.models().cached(&card) {
         Some(files) => good("model", format!("{} in {}", card.name, files.directory.display())),
-        None => Check::skipped("model", format!("{} is not fetched yet; `regrow models fetch {}`", card.name, card.name)),
+        None => {
+            Check::skipped("model", format!("{} is not fetched yet; `regrow models fetch {}`", card.name, card.name))
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     let terminal = Terminal::detect();
-    let printer = Printer::new(cli.global.json, terminal.clone());
+    let printer = Printer::new(cli.global.json, terminal);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return finish(&printer, Err(Error::from(e))),
@@ -110,7 +110,8 @@ fn usage(e: &clap::Error) -> ExitCode {
         let text = e.to_string();
         let mut lines = text.lines();
         let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let error = Error::new(ErrorKind::Configuration, message).guidance("`regrow --help` shows the verbs and options");
+        let error =
+            Error::new(ErrorKind::Configuration, message).guidance("`regrow --help` shows the verbs and options");
         Printer::new(true, Terminal::detect()).error(&error);
     } else {
         drop(e.print());

@@ -26,14 +26,14 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, action: Option<M
                 "cache": settings.cache().display().to_string(), "models": list,
             });
             settings.end_progress();
-    printer.report(&report, || views::models(printer, &cards))?;
+            printer.report(&report, || views::models(printer, &cards))?;
         }
         ModelsAction::Show { name } => {
             let card = ModelCard::find(&name)?;
             let cached = settings.models().cached(&card).map(|files| files.directory.display().to_string());
             let report = json!({ "verb": "models", "ok": true, "exit_code": 0, "card": card, "cached": cached });
             settings.end_progress();
-    printer.report(&report, || views::model(&card, cached.as_deref()))?;
+            printer.report(&report, || views::model(&card, cached.as_deref()))?;
         }
         ModelsAction::Fetch { name, source } => {
             let card = ModelCard::find(&name)?;
@@ -45,13 +45,8 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, action: Option<M
                 "directory": files.directory.display().to_string(), "context": context, "fingerprint": fingerprint,
             });
             settings.end_progress();
-    printer.report(&report, || {
-                format!(
-                    "{} is in {}\nfingerprint {}\n",
-                    card.name,
-                    files.directory.display(),
-                    fingerprint.short()
-                )
+            printer.report(&report, || {
+                format!("{} is in {}\nfingerprint {}\n", card.name, files.directory.display(), fingerprint.short())
             })?;
         }
     }

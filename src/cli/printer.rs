@@ -36,19 +36,10 @@ impl Printer {
         Self { json, terminal, state: Mutex::new(State { out, err, closed: false, documents: 0 }) }
     }
 
-    /// Whether the result is one JSON document.
-    pub(crate) fn json(&self) -> bool {
-        self.json
-    }
-
     /// Whether the reader of stdout went away (`regrow list | head -1`): no reason to fail, one to stop printing.
-    pub(crate) fn closed(&self) -> bool {
+    #[cfg(test)]
+    fn closed(&self) -> bool {
         self.state().closed
-    }
-
-    /// A line for people on stdout; nothing in JSON mode.
-    pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<()> {
-        if self.json { Ok(()) } else { self.write(&format!("{}\n", clean(text.as_ref()))) }
     }
 
     /// The result of a run: its one JSON document, or its text for people.
@@ -257,10 +248,10 @@ mod tests {
     #[test]
     fn people_get_lines_tables_and_checks() {
         let (p, out, err) = printer(false, Terminal::plain());
-        p.line("hello").unwrap();
-        p.table(&["name", "points"], &[1], &[vec!["docs".into(), "1,000".into()], vec!["x".into(), "7".into()]])
-            .unwrap();
-        p.checks(&some_checks()).unwrap();
+        p.interim(|| "hello\n".to_owned()).unwrap();
+        let rows = [vec!["docs".into(), "1,000".into()], vec!["x".into(), "7".into()]];
+        p.report(&json!({"not": "printed"}), || p.table(&["name", "points"], &[1], &rows)).unwrap();
+        p.interim(|| p.checks(&some_checks())).unwrap();
         p.document(&json!({"not": "printed"})).unwrap();
         let expected = "hello\nNAME  POINTS\ndocs   1,000\nx          7\n\
                         ✓ count   as many as rows\n✗ ids     1 missing\n    measured 1, expected 2\n- golden  none are given\n";
@@ -271,21 +262,19 @@ mod tests {
     #[test]
     fn without_unicode_checks_are_words_and_colour_is_only_where_it_may_be() {
         let (p, out, _) = printer(false, Terminal { unicode: false, ..Terminal::plain() });
-        p.checks(&some_checks()).unwrap();
+        p.interim(|| p.checks(&some_checks())).unwrap();
         assert!(out.text().is_ascii());
         assert!(out.text().contains("FAIL ids") && out.text().contains("ok   count"), "{}", out.text());
         let (p, out, _) = printer(false, Terminal { stdout_color: true, ..Terminal::plain() });
-        p.checks(&some_checks()).unwrap();
+        p.interim(|| p.checks(&some_checks())).unwrap();
         assert!(out.text().contains("\u{1b}[32m✓\u{1b}[0m"));
     }
 
     #[test]
     fn programs_get_exactly_one_document() {
         let (p, out, _) = printer(true, Terminal::plain());
-        p.line("for people").unwrap();
-        p.checks(&some_checks()).unwrap();
-        p.table(&["a"], &[], &[]).unwrap();
-        p.document(&json!({"ok": true})).unwrap();
+        p.interim(|| "for people".to_owned()).unwrap();
+        p.report(&json!({"ok": true}), || "for people".to_owned()).unwrap();
         assert_eq!(p.document(&json!({"ok": true})).unwrap_err().kind(), ErrorKind::Unexpected);
         assert_eq!(p.error(&failure()), 10);
         assert_eq!(serde_json::from_str::<Value>(&out.text()).unwrap(), json!({"ok": true}));
@@ -321,9 +310,9 @@ mod tests {
     #[test]
     fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is() {
         let p = Printer::to(false, Terminal::plain(), Box::new(Stream(Arc::default(), true)), Box::new(io::sink()));
-        p.line("a").unwrap();
+        p.interim(|| "a".to_owned()).unwrap();
         assert!(p.closed());
-        p.line("b").unwrap();
+        p.interim(|| "b".to_owned()).unwrap();
 
         struct Full;
         impl Write for Full {
@@ -335,6 +324,6 @@ mod tests {
             }
         }
         let p = Printer::to(false, Terminal::plain(), Box::new(Full), Box::new(io::sink()));
-        assert_eq!(p.line("a").unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(p.interim(|| "a".to_owned()).unwrap_err().kind(), ErrorKind::StorageFull);
     }
 }

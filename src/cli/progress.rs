@@ -105,13 +105,9 @@ impl Progress {
     }
 
     /// Documents that were skipped so far.
-    pub(crate) fn skipped(&self) -> u64 {
+    #[cfg(test)]
+    fn skipped(&self) -> u64 {
         self.state().skipped
-    }
-
-    /// Runs `print` with the bars out of the way.
-    pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
-        self.bars.suspend(print)
     }
 
     /// Takes the bars away and says how many documents were skipped, where not all were named. Idempotent.

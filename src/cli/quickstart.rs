@@ -119,9 +119,9 @@ fn pipeline(args: &QuickstartArgs) -> Result<Pipeline> {
 
 /// The directory where cargo unpacked the crates of this build, and globs of their README files.
 fn crate_readmes() -> Result<(PathBuf, Vec<String>)> {
-    let home = variable("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        variable("HOME").or_else(|| variable("USERPROFILE")).map(|home| Path::new(&home).join(".cargo"))
-    });
+    let home = variable("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").or_else(|| variable("USERPROFILE")).map(|home| Path::new(&home).join(".cargo")));
     let crates = locked_crates();
     let mut best: Option<(usize, PathBuf)> = None;
     if let Some(sources) = home.map(|home| home.join("registry").join("src"))

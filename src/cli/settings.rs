@@ -38,6 +38,7 @@ impl Settings {
             fetch.hub_endpoint = endpoint;
         }
         fetch.hub_token = variable("HF_TOKEN");
+        fetch.store_options = store_options();
         let style = Style::choose(terminal, global.log_format == LogFormat::Json, global.quiet);
         let progress = Arc::new(Progress::new(style, terminal));
         let events = Events::new(progress.clone());
@@ -79,9 +80,9 @@ impl Settings {
             pipeline.set(&key, &value).map_err(|e| e.with("variable", &name))?;
         }
         for set in &self.global.sets {
-            let (key, value) = set.split_once('=').ok_or_else(|| {
-                Error::new(ErrorKind::Configuration, "--set takes KEY=VALUE").with("given", set)
-            })?;
+            let (key, value) = set
+                .split_once('=')
+                .ok_or_else(|| Error::new(ErrorKind::Configuration, "--set takes KEY=VALUE").with("given", set))?;
             pipeline.set(key.trim(), value.trim())?;
         }
         for warning in pipeline.validate(&base)? {
@@ -90,8 +91,17 @@ impl Settings {
         let mut workspace = Workspace::new(pipeline, base, self.models());
         workspace.events = self.events.clone();
         workspace.cancel = self.cancel.clone();
+        workspace.store_options = self.fetch.store_options.clone();
         Ok(workspace)
     }
+}
+
+/// Settings of object stores from the variables that their own tools read.
+fn store_options() -> Vec<(String, String)> {
+    std::env::vars()
+        .filter(|(name, _)| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix)))
+        .map(|(name, value)| (name.to_lowercase(), value))
+        .collect()
 }
 
 pub(crate) fn variable(name: &str) -> Option<String> {
@@ -100,9 +110,9 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 
 fn default_cache() -> Result<PathBuf> {
     let home = variable("HOME").or_else(|| variable("USERPROFILE")).map(PathBuf::from);
-    let base = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
-        variable("LOCALAPPDATA").map(PathBuf::from).or_else(|| home.map(|home| home.join(".cache")))
-    });
+    let base = variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("LOCALAPPDATA").map(PathBuf::from).or_else(|| home.map(|home| home.join(".cache"))));
     base.map(|base| base.join("regrow")).ok_or_else(|| {
         Error::new(ErrorKind::Configuration, "there is no place for the model cache")
             .guidance("set REGROW_CACHE or pass --cache-dir")

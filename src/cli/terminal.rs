@@ -29,6 +29,7 @@ impl Terminal {
     }
 
     /// A place without any ability: pipes and files.
+    #[cfg(test)]
     pub(crate) const fn plain() -> Self {
         Self { stdout: false, stderr: false, stdout_color: false, stderr_color: false, unicode: true, width: None }
     }

@@ -34,21 +34,17 @@ pub(crate) fn init(settings: &Settings, printer: &Printer, args: &InitArgs) -> R
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(!args.force).create(true).truncate(true);
     let mut file = options.open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Error::new(ErrorKind::AlreadyExists, "there is a pipeline file already")
-                .with("file", path.display())
-                .guidance("--force replaces it; --pipeline FILE writes another")
-        }
+        std::io::ErrorKind::AlreadyExists => Error::new(ErrorKind::AlreadyExists, "there is a pipeline file already")
+            .with("file", path.display())
+            .guidance("--force replaces it; --pipeline FILE writes another"),
         _ => Error::from(e).with("file", path.display()),
     })?;
     file.write_all(text.as_bytes())?;
-    let report = json!({ "verb": "init", "ok": true, "exit_code": 0, "file": path.display().to_string(), "name": name });
+    let report =
+        json!({ "verb": "init", "ok": true, "exit_code": 0, "file": path.display().to_string(), "name": name });
     settings.end_progress();
     printer.report(&report, || {
-        format!(
-            "wrote {}\nnext: look at [corpus], then run `regrow snapshot` and `regrow restore`\n",
-            path.display()
-        )
+        format!("wrote {}\nnext: look at [corpus], then run `regrow snapshot` and `regrow restore`\n", path.display())
     })?;
     Ok(0)
 }
@@ -81,6 +77,7 @@ pub(crate) async fn restore(settings: &Settings, printer: &Printer, args: &Resto
         on_changed: args.on_changed.into(),
         fresh: args.fresh,
         promote: promote && !args.no_promote,
+        drop_previous: args.drop_previous,
         ..RestoreOptions::default()
     };
     let report = run_restore(&workspace, options).await?;
@@ -95,7 +92,7 @@ pub(crate) async fn drill(settings: &Settings, printer: &Printer, args: &DrillAr
         let drills = history(&workspace.repository().await?).await?;
         let report = json!({ "verb": "drill", "ok": true, "exit_code": 0, "drills": drills });
         settings.end_progress();
-    printer.report(&report, || views::drills(printer, &drills))?;
+        printer.report(&report, || views::drills(printer, &drills))?;
         return Ok(0);
     }
     let options = DrillOptions {

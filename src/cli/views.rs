@@ -93,17 +93,9 @@ pub(super) fn restore(p: &Printer, r: &RestoreReport) -> String {
         ("documents", format!("{} ({} skipped)", count(r.documents), count(r.documents_skipped))),
         (
             "chunks",
-            format!(
-                "{}: {} embedded, {} reused",
-                count(r.chunks),
-                count(r.chunks_embedded),
-                count(r.chunks_reused)
-            ),
+            format!("{}: {} embedded, {} reused", count(r.chunks), count(r.chunks_embedded), count(r.chunks_reused)),
         ),
-        (
-            "parts",
-            format!("{}: {} reused, {} loaded", count(r.parts), count(r.parts_reused), count(r.parts_loaded)),
-        ),
+        ("parts", format!("{}: {} reused, {} loaded", count(r.parts), count(r.parts_reused), count(r.parts_loaded))),
         ("collection", format!("{} {}, {} points", r.target.kind, r.target.collection, count(r.target.count))),
         ("time", stages(&r.seconds)),
         ("peak memory", bytes(r.peak_rss_bytes)),
@@ -117,7 +109,7 @@ pub(super) fn restore(p: &Printer, r: &RestoreReport) -> String {
     }
     match (&r.target.promoted, &r.target.previous) {
         (Some(name), Some(previous)) => {
-            let _ = writeln!(out, "{name} now points at {}; before: {previous}, which is kept", r.target.collection);
+            let _ = writeln!(out, "{name} now points at {}; before: {previous}", r.target.collection);
         }
         (Some(name), None) => {
             let _ = writeln!(out, "{name} points at {}", r.target.collection);
@@ -149,7 +141,8 @@ pub(super) fn drill(p: &Printer, r: &DrillReport) -> String {
         ("cleaned up", if r.cleaned_up { "yes".to_owned() } else { "NO".to_owned() }),
     ]);
     for objective in &r.objectives {
-        let allowed = objective.allowed.map_or_else(|| "no objective".to_owned(), |s| format!("allowed {}", duration(s)));
+        let allowed =
+            objective.allowed.map_or_else(|| "no objective".to_owned(), |s| format!("allowed {}", duration(s)));
         let _ = writeln!(
             out,
             "  {}  {} ({allowed}){}",
@@ -189,7 +182,8 @@ pub(super) fn verify(r: &VerifyReport) -> String {
         bytes(r.bytes)
     );
     for damaged in &r.damaged {
-        let _ = writeln!(out, "  {}\n    {}\n    needed by {}", damaged.object, damaged.problem, damaged.hurts.join(", "));
+        let _ =
+            writeln!(out, "  {}\n    {}\n    needed by {}", damaged.object, damaged.problem, damaged.hurts.join(", "));
         if damaged.derivable {
             out += "    the next restore computes it again\n";
         }
@@ -223,9 +217,10 @@ pub(super) fn status(r: &StatusReport) -> String {
         }
     }
     for c in &r.collections {
-        let state = c.marker.as_ref().map_or_else(|| "not regrow's".to_owned(), |m| {
-            format!("{:?}, from {}", m.state, m.snapshot).to_lowercase()
-        });
+        let state = c.marker.as_ref().map_or_else(
+            || "not regrow's".to_owned(),
+            |m| format!("{:?}, from {}", m.state, m.snapshot).to_lowercase(),
+        );
         let served = if c.aliases.is_empty() { String::new() } else { format!(", served as {}", c.aliases.join(", ")) };
         let _ = writeln!(out, "  collection {}: {} points, {state}{served}", c.name, count(c.count));
     }
@@ -258,7 +253,8 @@ pub(super) fn list(p: &Printer, snapshots: &[SnapshotSummary], damaged: &[Value]
             ]
         })
         .collect::<Vec<_>>();
-    let mut out = p.table(&["snapshot", "pipeline", "taken", "documents", "chunks", "size", "model"], &[3, 4, 5], &rows);
+    let mut out =
+        p.table(&["snapshot", "pipeline", "taken", "documents", "chunks", "size", "model"], &[3, 4, 5], &rows);
     for d in damaged {
         let _ = writeln!(out, "damaged: {}", d["problem"].as_str().unwrap_or_default());
     }
@@ -271,11 +267,48 @@ pub(super) fn show(p: &Printer, m: &Manifest, documents: &[DocumentRow]) -> Stri
         ("pipeline", m.pipeline.clone()),
         ("taken", m.created.to_string()),
         ("written by", format!("regrow {}", m.tool_version)),
-        ("corpus", format!("{} ({} objects, capture: {})", m.corpus.settings.url, count(m.corpus.objects), m.corpus.capture)),
-        ("documents", format!("{} ({}), {} skipped", count(m.counts.documents), bytes(m.counts.bytes), count(m.counts.documents_skipped))),
-        ("chunks", format!("{} ({} tokens) in {} buckets", count(m.counts.chunks), count(m.counts.tokens), 1u64 << m.buckets.bits)),
-        ("rules", format!("at most {} tokens, overlap {}, splitter {} ({})", m.rules.size, m.rules.overlap, m.rules.splitter_version, m.rules_fingerprint.short())),
-        ("model", format!("{}, {} dimensions, {:?} ({})", m.model.name, m.model.dimension, m.model.dtype, m.model_fingerprint.short())),
+        (
+            "corpus",
+            format!("{} ({} objects, capture: {})", m.corpus.settings.url, count(m.corpus.objects), m.corpus.capture),
+        ),
+        (
+            "documents",
+            format!(
+                "{} ({}), {} skipped",
+                count(m.counts.documents),
+                bytes(m.counts.bytes),
+                count(m.counts.documents_skipped)
+            ),
+        ),
+        (
+            "chunks",
+            format!(
+                "{} ({} tokens) in {} buckets",
+                count(m.counts.chunks),
+                count(m.counts.tokens),
+                1u64 << m.buckets.bits
+            ),
+        ),
+        (
+            "rules",
+            format!(
+                "at most {} tokens, overlap {}, splitter {} ({})",
+                m.rules.size,
+                m.rules.overlap,
+                m.rules.splitter_version,
+                m.rules_fingerprint.short()
+            ),
+        ),
+        (
+            "model",
+            format!(
+                "{}, {} dimensions, {:?} ({})",
+                m.model.name,
+                m.model.dimension,
+                m.model.dtype,
+                m.model_fingerprint.short()
+            ),
+        ),
         ("collection", format!("{} {}", m.target.kind, m.target.collection)),
         ("live points", m.target.live_count.map_or_else(|| "there was no collection".to_owned(), count)),
     ]);

@@ -43,6 +43,8 @@ pub async fn drill(workspace: &Workspace, options: &DrillOptions) -> Result<Dril
         reuse: options.reuse,
         fresh: true,
         promote: false,
+        drop_previous: false,
+        load_only: false,
         scratch: Some(scratch.clone()),
         parts_root: if options.reuse { path::VECTORS.to_owned() } else { own_parts.clone() },
     };

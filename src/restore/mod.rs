@@ -48,6 +48,10 @@ pub struct RestoreOptions {
     pub fresh: bool,
     /// Point the production name at the collection after a passing validation.
     pub promote: bool,
+    /// Delete the collection that the production name pointed at before, if regrow made it.
+    pub drop_previous: bool,
+    /// Stop when every point is loaded: no index, no verdict, no promotion. For measurements.
+    pub load_only: bool,
     /// Set for drills: the name of the scratch collection.
     pub scratch: Option<String>,
     /// Folder of the repository for parts: `vectors`, or a drill's own.
@@ -62,6 +66,8 @@ impl Default for RestoreOptions {
             reuse: true,
             fresh: false,
             promote: true,
+            drop_previous: false,
+            load_only: false,
             scratch: None,
             parts_root: path::VECTORS.to_owned(),
         }

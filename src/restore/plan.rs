@@ -113,7 +113,7 @@ impl Prepared {
         let mut settings = manifest.corpus.settings.clone();
         // The corpus may have moved; everything else is read as it was recorded.
         settings.url = workspace.pipeline.corpus.url.clone();
-        let corpus = Corpus::open(&settings, &workspace.base)?;
+        let corpus = workspace.corpus(&settings)?;
         let engine = workspace.engine().await?;
         check_model(&manifest.model, engine.context()).map_err(|e| e.with("snapshot", &manifest.id))?;
         let chunker = chunker(&manifest.rules, &engine)?;
@@ -139,11 +139,8 @@ impl Prepared {
 
     /// The object of a part.
     pub(super) fn object(&self, name: &PartName) -> String {
-        let folder = path::parts(
-            &self.options.parts_root,
-            &self.manifest.model_fingerprint,
-            &self.manifest.rules_fingerprint,
-        );
+        let folder =
+            path::parts(&self.options.parts_root, &self.manifest.model_fingerprint, &self.manifest.rules_fingerprint);
         format!("{folder}/{name}")
     }
 
@@ -203,8 +200,7 @@ impl Prepared {
                 payload_digest: &r.payload_digest,
                 chunk_digest: &r.chunk_digest,
             });
-            let key =
-                PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, bits, bucket, inputs);
+            let key = PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, bits, bucket, inputs);
             let name = PartName { bits, bucket, key };
             parts.push(PartPlan {
                 bucket,

@@ -74,6 +74,12 @@ pub async fn run(prepared: &Prepared, plan: &RestorePlan, started: Instant) -> R
         let mut index_seconds = 0.0;
         if !target.ready {
             check_count(prepared, &target.collection, rows).await?;
+        }
+        if prepared.options.load_only {
+            let seconds = seconds(started, &times, &totals, &load_time);
+            return conclude(prepared, plan, target, streamed, Verdict::default(), &totals, seconds).await;
+        }
+        if !target.ready {
             index_seconds = build_index(prepared, &target.collection).await?;
         }
         let validating = Instant::now();
@@ -90,16 +96,24 @@ pub async fn run(prepared: &Prepared, plan: &RestorePlan, started: Instant) -> R
             continue;
         }
         let seconds = Seconds {
-            total: started.elapsed().as_secs_f64(),
-            read: times.read.seconds(),
-            chunk: times.chunk.seconds(),
-            embed: totals.embed.seconds(),
-            write: totals.write.seconds(),
-            load: load_time.seconds(),
             index: index_seconds,
             validate: validate_seconds,
+            ..seconds(started, &times, &totals, &load_time)
         };
         return conclude(prepared, plan, target, streamed, verdict, &totals, seconds).await;
+    }
+}
+
+/// Time so far, index and validation apart.
+fn seconds(started: Instant, times: &IngestTimes, totals: &ComputeTotals, load: &Busy) -> Seconds {
+    Seconds {
+        total: started.elapsed().as_secs_f64(),
+        read: times.read.seconds(),
+        chunk: times.chunk.seconds(),
+        embed: totals.embed.seconds(),
+        write: totals.write.seconds(),
+        load: load.seconds(),
+        ..Seconds::default()
     }
 }
 
@@ -303,13 +317,14 @@ async fn conclude(
 ) -> Result<RestoreReport> {
     let manifest = &prepared.manifest;
     let drill = prepared.options.scratch.is_some();
-    let passed = verdict.passed();
+    let load_only = prepared.options.load_only;
+    let passed = load_only || verdict.passed();
     let rows: u64 = streamed.parts.iter().map(|p| p.rows).sum();
     let mut promoted = None;
     let mut previous = None;
     let mut collection = target.collection;
     let state = if passed { CollectionState::Ready } else { CollectionState::Failed };
-    if !target.ready {
+    if !target.ready && !load_only {
         let marker = crate::targets::Marker { state, ..collection.marker().clone() };
         collection = prepared.target.mark(&collection, marker).await?;
         forget(prepared, &collection).await?;
@@ -331,10 +346,15 @@ async fn conclude(
             rows,
         };
         record.commit(&prepared.repository).await?;
-        if passed && prepared.options.promote {
+        if passed && prepared.options.promote && !load_only {
             let before = prepared.target.promote(&plan.collection, &collection).await?;
             previous = before.filter(|name| name != collection.name());
             promoted = Some(plan.collection.clone());
+            if let (true, Some(name)) = (prepared.options.drop_previous, &previous) {
+                let before = prepared.target.open_owned(name).await?;
+                prepared.target.delete(before).await?;
+                prepared.workspace.events.note(format!("deleted {name}, which was served before"));
+            }
         }
     }
     let count = prepared.target.count(collection.name(), &Filter::default()).await?;

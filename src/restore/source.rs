@@ -234,13 +234,8 @@ impl<'a> BucketSource<'a> {
                 payload_digest: &row.payload_digest,
                 chunk_digest: &row.chunk_digest,
             });
-            name.key = PartKey::new(
-                &manifest.model_fingerprint,
-                &manifest.rules_fingerprint,
-                name.bits,
-                name.bucket,
-                inputs,
-            );
+            name.key =
+                PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, name.bits, name.bucket, inputs);
         }
         let mut bucket = Bucket { name, rows: Vec::new() };
         for (_, chunked) in kept {

@@ -43,8 +43,8 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
     let created = jiff::Timestamp::now();
     let pipeline = &workspace.pipeline;
     let events = &workspace.events;
-    let corpus = Arc::new(Corpus::open(&pipeline.corpus, &workspace.base)?);
-    let repository = Repository::open_or_create(&pipeline.repository.url, &workspace.base).await?;
+    let corpus = Arc::new(workspace.corpus(&pipeline.corpus)?);
+    let repository = workspace.create_repository().await?;
     let engine = workspace.engine().await?;
     let rules = chunking_rules(&pipeline.chunking, &engine)?;
     let rules_fingerprint = rules.fingerprint()?;
@@ -89,11 +89,8 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
     let canaries = std::mem::take(&mut intake.canaries);
     let canaries = canaries.store(&repository, &id, engine.clone(), &rules_fingerprint).await?;
     let skipped = intake.store_skipped(&repository, &id).await?;
-    let (target, golden_baseline) = if options.skip_target {
-        (unreached(workspace), None)
-    } else {
-        live(workspace, &engine).await?
-    };
+    let (target, golden_baseline) =
+        if options.skip_target { (unreached(workspace), None) } else { live(workspace, &engine).await? };
     workspace.cancel.check()?;
     let manifest = Manifest {
         format: FORMAT_VERSION,
@@ -377,11 +374,7 @@ async fn live(workspace: &Workspace, engine: &Arc<Engine>) -> Result<(TargetReco
     Ok((record, Some(baseline)))
 }
 
-fn unreachable(
-    workspace: &Workspace,
-    record: TargetRecord,
-    error: &Error,
-) -> (TargetRecord, Option<GoldenBaseline>) {
+fn unreachable(workspace: &Workspace, record: TargetRecord, error: &Error) -> (TargetRecord, Option<GoldenBaseline>) {
     workspace.events.warn(format!("the live collection could not be read, so its state is not recorded: {error}"));
     (record, None)
 }

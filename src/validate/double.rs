@@ -68,6 +68,7 @@ impl Target for Double {
             deferred_index: false,
             exact_count: true,
             persistent: false,
+            exclusive: true,
             max_batch_points: 1000,
             write_concurrency: 1,
             metrics: vec![self.info.metric],

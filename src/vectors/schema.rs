@@ -66,12 +66,7 @@ pub(super) fn to_batch(rows: &[VectorRow], dimension: usize) -> Result<RecordBat
         Arc::new(acl.finish()),
         Arc::new(StringArray::from_iter_values(rows.iter().map(metadata))),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.chunk_digest.to_string()))),
-        Arc::new(FixedSizeListArray::try_new(
-            item,
-            dimension as i32,
-            Arc::new(Float32Array::from(vectors)),
-            None,
-        )?),
+        Arc::new(FixedSizeListArray::try_new(item, dimension as i32, Arc::new(Float32Array::from(vectors)), None)?),
     ];
     Ok(RecordBatch::try_new(part_schema(dimension), columns)?)
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use regrow::event::Events;
+use regrow::pipeline::Pipeline;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,19 +20,23 @@ pub fn model_cache() -> Option<&'static Path> {
     static CACHE: OnceLock<Option<PathBuf>> = OnceLock::new();
     CACHE
         .get_or_init(|| {
-            let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("models");
+            // The user's own cache, so that it is fetched once for all runs.
             let mut command = Command::new(binary());
-            command.args(["models", "fetch", "all-MiniLM-L6-v2", "--json", "--cache-dir"]).arg(&cache);
+            command.args(["models", "fetch", "all-MiniLM-L6-v2", "--json"]);
             if let Some(directory) = std::env::var_os("REGROW_TEST_MODEL") {
                 command.arg("--source").arg(directory);
             }
             let output = command.output().expect("the binary starts");
             if output.status.success() {
-                return Some(cache);
+                let listed = Command::new(binary()).args(["models", "--json"]).output().expect("the binary starts");
+                let listed: Value = serde_json::from_slice(&listed.stdout).expect("a JSON document");
+                return listed["cache"].as_str().map(PathBuf::from);
             }
             let why = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(std::env::var_os("CI").is_none(), "no model: {why}");
-            eprintln!("skipped: the model could not be had; set REGROW_TEST_MODEL to a directory with its files\n{why}");
+            eprintln!(
+                "skipped: the model could not be had; set REGROW_TEST_MODEL to a directory with its files\n{why}"
+            );
             None
         })
         .as_deref()
@@ -134,6 +140,45 @@ impl Project {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// Runs a line of `sh` in the project's directory; `"$REGROW"` in it is the binary.
+    pub fn shell(&self, line: &str) -> Run {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).current_dir(self.directory.path()).env("REGROW_CACHE", self.cache);
+        let output = command.env("REGROW", binary()).stdin(Stdio::null()).output().expect("sh starts");
+        Run {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The payload of every point of the production collection, in order of document and chunk.
+    pub fn payloads(&self) -> Vec<Value> {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let (pipeline, base) = Pipeline::load(&self.path("regrow.toml")).expect("a pipeline");
+        let target = regrow::targets::open(&pipeline.target, &base, &Events::silent()).expect("a target");
+        let mut payloads = Vec::new();
+        let mut after = None;
+        loop {
+            let page = runtime.block_on(target.scroll(pipeline.collection(), after, 100)).expect("a page");
+            payloads.extend(page.points.into_iter().map(|point| Value::Object(point.payload)));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        payloads.sort_by_key(|p| (p["document_id"].as_str().map(str::to_owned), p["ordinal"].as_u64()));
+        payloads
+    }
+
+    /// Names of the entries of a directory, sorted; none when it is not there.
+    pub fn names(&self, relative: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path(relative)) else { return Vec::new() };
+        let mut names: Vec<_> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
     }
 
     /// Starts `regrow` and leaves it running.

@@ -1,5 +1,11 @@
 //! The integration tests: one binary. Each file is one concern; `common` runs the real `regrow` on real files
 //! with the real model.
 
+mod bad_input;
 mod common;
+mod formats;
+mod full_disk;
+mod pipelines;
+mod records;
+mod reports;
 mod resume;

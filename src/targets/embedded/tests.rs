@@ -381,55 +381,8 @@ async fn a_delete_does_not_wait_for_the_index() {
     assert_ne!(owned.marker().instance, marker().instance);
 }
 
-/// Resident memory of this process in bytes, where the system says so.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) << 10
-}
-
-/// `cargo test --release --lib measure_ -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn measure_load() {
-    let count: u64 = std::env::var("REGROW_MEASURE_POINTS").map_or(200_000, |n| n.parse().unwrap());
-    let dir = tempfile::tempdir().unwrap();
-    let target = open(dir.path());
-    let mut spec = spec("one", 384, Metric::Cosine);
-    spec.payload_indexes.retain(|name, _| !name.starts_with("metadata"));
-    let owned = target.create(&spec).await.unwrap();
-    let text = "The quick brown fox jumps over the lazy dog, twelve times. ".repeat(16);
-    let mut seconds = 0.0;
-    let report = |from: u64, seconds: f64| {
-        println!("{from:>9} points {:>8.0} points/s {:>6} MiB resident", from as f64 / seconds, resident() >> 20);
-    };
-    for from in (0..count).step_by(1024) {
-        let points: Vec<Point> = (from..(from + 1024).min(count))
-            .map(|n| {
-                let mut point = sample(n, 384);
-                point.payload.insert("text".into(), format!("{n} {text}").into());
-                point
-            })
-            .collect();
-        let start = std::time::Instant::now();
-        target.write(&owned, points).await.unwrap();
-        seconds += start.elapsed().as_secs_f64();
-        if from % (20 * 1024) == 0 {
-            report(from + 1024, seconds);
-        }
-    }
-    let start = std::time::Instant::now();
-    target.flush(&owned).await.unwrap();
-    println!("flush {:.2} s", start.elapsed().as_secs_f64());
-    let start = std::time::Instant::now();
-    assert_eq!(target.count("one", &Filter::default()).await.unwrap(), count);
-    println!("count {:.2} s", start.elapsed().as_secs_f64());
-    report(count, seconds);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn measure_index() {
+async fn the_index_finds_what_exact_search_finds() {
     let dir = tempfile::tempdir().unwrap();
     let target = open(dir.path());
     let owned = target.create(&spec("one", 384, Metric::Cosine)).await.unwrap();
@@ -440,32 +393,22 @@ async fn measure_index() {
         let length = mixed.iter().map(|v| v * v).sum::<f32>().sqrt();
         mixed.iter().map(|v| v / length).collect::<Vec<f32>>()
     };
-    for from in (0..20_000).step_by(1000) {
+    for from in (0..6000).step_by(1000) {
         let points = (from..from + 1000).map(|n| Point { vector: vector(n), ..sample(n, 384) }).collect();
         target.write(&owned, points).await.unwrap();
     }
     target.flush(&owned).await.unwrap();
-    let start = std::time::Instant::now();
     let state = wait_for_index(&target, &owned).await;
-    println!("index of 20000 x 384 in {:.2} s: {state:?}", start.elapsed().as_secs_f64());
+    assert_eq!(state.indexed, 6000, "{state:?}");
     for kind in ["of the collection", "new"] {
-        let (mut hits, mut exact_seconds, mut seconds) = (0, 0.0, 0.0);
+        let mut hits = 0;
         for n in 0..200 {
-            let vector = vector(if kind == "new" { 5_000_000 + n } else { n * 97 });
+            let vector = vector(if kind == "new" { 5_000_000 + n } else { n * 29 });
             let request = |exact| SearchRequest { vector: vector.clone(), limit: 10, filter: Filter::default(), exact };
-            let start = std::time::Instant::now();
             let exact = target.search("one", &request(true)).await.unwrap();
-            exact_seconds += start.elapsed().as_secs_f64();
-            let start = std::time::Instant::now();
             let found = target.search("one", &request(false)).await.unwrap();
-            seconds += start.elapsed().as_secs_f64();
             hits += found.iter().filter(|f| exact.iter().any(|e| e.id == f.id)).count();
         }
-        println!(
-            "queries {kind}: recall@10 {:.4}, exact {:.2} ms, index {:.2} ms",
-            f64::from(u32::try_from(hits).unwrap()) / 2000.0,
-            exact_seconds * 5.0,
-            seconds * 5.0
-        );
+        assert!(hits >= 1900, "queries {kind}: recall@10 is {}", hits as f64 / 2000.0);
     }
 }
