@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(bucket_bits(0, None), 0);
         assert_eq!(bucket_bits(500, None), 0);
         assert_eq!(bucket_bits(5_000, None), 4);
-        assert_eq!(bucket_bits(1_000_000, None), 7);
+        assert_eq!(bucket_bits(1_000_000, None), 6);
         assert_eq!(bucket_bits(1_000_000_000, None), 15);
         assert_eq!(bucket_bits(12_000, Some(4)), 4);
     }
