@@ -119,6 +119,7 @@ async fn measure(chunks: u64) -> Result<(), Failure> {
     let start = Instant::now();
     snapshot(&workspace, &SnapshotOptions::default()).await?;
     let snapshot_seconds = start.elapsed().as_secs_f64();
+    let after_snapshot = anonymous_rss_bytes();
     let report = restore(&workspace, RestoreOptions { load_only: true, ..RestoreOptions::default() }).await?;
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     println!(
@@ -131,6 +132,6 @@ async fn measure(chunks: u64) -> Result<(), Failure> {
         mib(peak_rss_bytes()),
         mib(anonymous_rss_bytes()),
     );
-    println!("          {:?}", report.seconds);
+    println!("          after the snapshot {} anonymous; {:?}", mib(after_snapshot), report.seconds);
     Ok(())
 }

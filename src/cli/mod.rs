@@ -108,8 +108,9 @@ fn usage(e: &clap::Error) -> ExitCode {
     }
     if std::env::args_os().any(|a| a == "--json") {
         let text = e.to_string();
-        let mut lines = text.lines();
-        let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        // Up to the first empty line; what is missing stands on lines of its own.
+        let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        let message = lines.join(" ").trim_start_matches("error: ").to_owned();
         let error =
             Error::new(ErrorKind::Configuration, message).guidance("`regrow --help` shows the verbs and options");
         Printer::new(true, Terminal::detect()).error(&error);

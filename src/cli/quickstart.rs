@@ -96,7 +96,8 @@ fn pipeline(args: &QuickstartArgs) -> Result<Pipeline> {
             let directory = std::path::absolute(directory)?;
             if !directory.is_dir() {
                 return Err(Error::new(ErrorKind::Configuration, "there is no such directory")
-                    .with("directory", directory.display()));
+                    .with("directory", directory.display())
+                    .guidance("name one with documents: regrow quickstart DIR"));
             }
             ("quickstart".to_owned(), directory, Vec::new())
         }

@@ -80,9 +80,11 @@ impl Settings {
             pipeline.set(&key, &value).map_err(|e| e.with("variable", &name))?;
         }
         for set in &self.global.sets {
-            let (key, value) = set
-                .split_once('=')
-                .ok_or_else(|| Error::new(ErrorKind::Configuration, "--set takes KEY=VALUE").with("given", set))?;
+            let (key, value) = set.split_once('=').ok_or_else(|| {
+                Error::new(ErrorKind::Configuration, "--set takes KEY=VALUE")
+                    .with("given", set)
+                    .guidance("for example --set corpus.url=docs")
+            })?;
             pipeline.set(key.trim(), value.trim())?;
         }
         for warning in pipeline.validate(&base)? {

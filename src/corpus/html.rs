@@ -5,6 +5,8 @@
 //! read is dropped (scripts, styles, navigation, templates, the head); what gives structure is kept as
 //! Markdown, so that the splitter sees it. Emphasis and link targets are dropped: they are not text.
 
+mod elements;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -15,6 +17,7 @@ use html5ever::tokenizer::{
 };
 
 use super::markdown::{self, Blocks};
+use elements::{breaks_out, heading_level, is_block, is_dropped, is_void};
 
 /// What [`convert`] makes of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,117 +201,6 @@ struct Writer {
     headings: Vec<(usize, u8, String)>,
     mains: Vec<(usize, usize)>,
     articles: Vec<(usize, usize)>,
-}
-
-/// Elements on the stack: those that begin a block or whose end matters. All others are inline.
-fn is_block(name: &str) -> bool {
-    matches!(
-        name,
-        "html"
-            | "body"
-            | "head"
-            | "div"
-            | "section"
-            | "article"
-            | "main"
-            | "header"
-            | "footer"
-            | "aside"
-            | "nav"
-            | "ul"
-            | "ol"
-            | "menu"
-            | "dir"
-            | "li"
-            | "dl"
-            | "dt"
-            | "dd"
-            | "blockquote"
-            | "table"
-            | "thead"
-            | "tbody"
-            | "tfoot"
-            | "tr"
-            | "td"
-            | "th"
-            | "caption"
-            | "pre"
-            | "listing"
-            | "form"
-            | "fieldset"
-            | "legend"
-            | "figure"
-            | "figcaption"
-            | "details"
-            | "summary"
-            | "address"
-            | "center"
-            | "hgroup"
-            | "search"
-            | "dialog"
-    ) || is_dropped(name)
-}
-
-fn is_dropped(name: &str) -> bool {
-    matches!(
-        name,
-        "script"
-            | "style"
-            | "nav"
-            | "template"
-            | "noscript"
-            | "head"
-            | "title"
-            | "svg"
-            | "iframe"
-            | "noembed"
-            | "noframes"
-            | "object"
-            | "canvas"
-            | "audio"
-            | "video"
-            | "select"
-            | "datalist"
-            | "textarea"
-            | "button"
-    )
-}
-
-fn is_void(name: &str) -> bool {
-    matches!(
-        name,
-        "area"
-            | "base"
-            | "basefont"
-            | "bgsound"
-            | "br"
-            | "col"
-            | "embed"
-            | "frame"
-            | "hr"
-            | "img"
-            | "input"
-            | "link"
-            | "meta"
-            | "param"
-            | "source"
-            | "track"
-            | "wbr"
-    )
-}
-
-fn heading_level(name: &str) -> Option<u8> {
-    match name.as_bytes() {
-        [b'h', n @ b'1'..=b'6'] => Some(n - b'0'),
-        _ => None,
-    }
-}
-
-/// Whether an element ends SVG or MathML that was not closed.
-fn breaks_out(name: &str) -> bool {
-    name == "p"
-        || heading_level(name).is_some()
-        || (is_block(name) && !matches!(name, "script" | "style" | "title" | "svg"))
 }
 
 /// Farthest that an end tag looks for its start tag.

@@ -141,7 +141,10 @@ impl ModelCard {
         }
         if wanted.ends_with(".toml") {
             let text = std::fs::read_to_string(wanted).map_err(|e| {
-                Error::new(ErrorKind::Configuration, "cannot read the model card").with("file", wanted).because(e)
+                Error::new(ErrorKind::Configuration, "cannot read the model card")
+                    .with("file", wanted)
+                    .guidance("name a card file that is there, or one of the cards that `regrow models` lists")
+                    .because(e)
             })?;
             return Self::parse(&text, wanted);
         }
@@ -159,7 +162,10 @@ impl ModelCard {
     /// `Configuration` for unknown keys, missing keys and values that cannot be.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
         let bad = |e: String| {
-            Error::new(ErrorKind::Configuration, "the model card is not valid").with("file", origin).with("reason", e)
+            Error::new(ErrorKind::Configuration, "the model card is not valid")
+                .with("file", origin)
+                .with("reason", e)
+                .guidance("correct the card; `regrow models show NAME --json` shows a complete one")
         };
         let card: Self =
             serde_path_to_error::deserialize(toml::Deserializer::parse(text).map_err(|e| bad(e.to_string()))?)

@@ -204,6 +204,7 @@ impl Expected {
         let at = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => Error::new(ErrorKind::ModelMismatch, "a file of the model is missing")
                 .with("file", path.display())
+                .guidance(format!("put {} of the same model there", self.name))
                 .because(e),
             _ => Error::from(e).with("file", path.display()),
         };

@@ -233,7 +233,8 @@ impl Manifest {
             [] => Self::read(repository, wanted).await,
             several => Err(Error::new(ErrorKind::Configuration, "several snapshots begin like this")
                 .with("snapshot", wanted)
-                .with("matches", several.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "))),
+                .with("matches", several.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", "))
+                .guidance("give more of the id")),
         }
     }
 }

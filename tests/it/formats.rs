@@ -58,8 +58,18 @@ fn parts_have_the_documented_schema_and_footer() {
         assert_eq!(
             names,
             [
-                "chunk_id", "document_id", "ordinal", "start", "end", "text", "title", "tenant", "acl", "metadata",
-                "chunk_digest", "vector"
+                "chunk_id",
+                "document_id",
+                "ordinal",
+                "start",
+                "end",
+                "text",
+                "title",
+                "tenant",
+                "acl",
+                "metadata",
+                "chunk_digest",
+                "vector"
             ]
         );
 
@@ -77,7 +87,8 @@ fn parts_have_the_documented_schema_and_footer() {
         assert_eq!(footer["regrow.content"].len(), 64);
         assert!(file.created_by().unwrap().starts_with("regrow "), "{:?}", file.created_by());
         // The folders repeat the fingerprints.
-        let folders: Vec<&str> = part.ancestors().skip(1).take(2).map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
+        let folders: Vec<&str> =
+            part.ancestors().skip(1).take(2).map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(folders, [&footer["regrow.rules_fingerprint"], &footer["regrow.model_fingerprint"]]);
 
         for batch in builder.build().unwrap() {
@@ -149,7 +160,8 @@ fn parts_are_readable_by_other_readers() {
     let Some((_project, report, parts)) = restored() else { return };
     let mut readers = 0;
     for library in ["pyarrow", "pandas", "polars", "duckdb"] {
-        let python = |code: &str, arguments: &[&str]| Command::new("python3").args(["-c", code]).args(arguments).output();
+        let python =
+            |code: &str, arguments: &[&str]| Command::new("python3").args(["-c", code]).args(arguments).output();
         let engine = if library == "pandas" { "pandas, pyarrow" } else { library };
         if !python(&format!("import {engine}"), &[]).is_ok_and(|o| o.status.success()) {
             eprintln!("skipped: python3 has no {library}");
@@ -164,7 +176,10 @@ fn parts_are_readable_by_other_readers() {
             let fields: Vec<&str> = said.split_whitespace().collect();
             rows += fields[0].parse::<u64>().unwrap();
             assert_eq!(fields[1], "384", "{library}");
-            assert!(fields[2].starts_with("chunk_id,document_id,") && fields[2].ends_with(",vector"), "{library}: {said}");
+            assert!(
+                fields[2].starts_with("chunk_id,document_id,") && fields[2].ends_with(",vector"),
+                "{library}: {said}"
+            );
         }
         assert_eq!(rows, report["chunks"].as_u64().unwrap(), "{library}");
     }

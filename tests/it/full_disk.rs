@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::bad_input::{refused, three};
+use crate::common::Project;
 use crate::project_or_skip;
 
 /// A small file system of its own, unmounted when this is dropped.
@@ -51,6 +52,17 @@ impl Drop for Disk {
     }
 }
 
+/// Many small chunks, so that there are several parts, in little time.
+const SMALL_CHUNKS: [&str; 4] = ["--set", "chunking.size=16", "--set", "chunking.overlap=0"];
+
+/// Documents of 30 chunks each.
+fn harbours(project: &Project, documents: usize) {
+    for i in 0..documents {
+        let text: String = (0..30).map(|j| format!("Harbour {i} has {j} ships and {} tides.\n\n", i * j)).collect();
+        project.write(&format!("docs/{i}.txt"), text);
+    }
+}
+
 const REPOSITORY: &str = "repository.url=disk/repository";
 
 /// The part of the report that must be the same with and without an interruption.
@@ -62,7 +74,7 @@ fn outcome(report: &Value) -> [&Value; 4] {
 fn a_full_repository_stops_and_the_same_command_continues() {
     let project = project_or_skip!();
     let Some(disk) = Disk::mount(&project.path("disk"), 8 << 10) else { return };
-    project.real_documents("src/targets");
+    harbours(&project, 40);
     let with = |verb: &'static str| vec![verb, "--set", REPOSITORY];
 
     disk.fill(16);
@@ -75,9 +87,10 @@ fn a_full_repository_stops_and_the_same_command_continues() {
     if list.code == 0 {
         assert!(list.json()["snapshots"].as_array().unwrap().is_empty());
     }
-    project.run(&["snapshot", "--json", "--set", REPOSITORY]).ok();
+    project.run(&[&["snapshot", "--json", "--set", REPOSITORY][..], &SMALL_CHUNKS].concat()).ok();
 
-    disk.fill(256);
+    // Room for some of the parts.
+    disk.fill(1200);
     let e = refused(&project, &with("restore"), 1, "storage_full");
     assert!(e.message().contains("room"), "{}", e.message());
     assert!(e.context("object").starts_with("vectors/"), "{}", e.context("object"));
@@ -86,8 +99,10 @@ fn a_full_repository_stops_and_the_same_command_continues() {
     disk.free();
 
     let stored = count(&project.path("disk/repository/vectors"));
+    assert!(stored > 0, "this means little without a stored part");
     let report = project.run(&["restore", "--json", "--set", REPOSITORY]).ok();
     assert_eq!(report["parts_reused"], stored, "{report}");
+    assert!(report["parts"].as_u64().unwrap() > stored, "{report}");
     assert_eq!(report["target"]["count"], report["chunks"]);
     project.run(&["verify", "--json", "--set", REPOSITORY]).ok();
     // As if nothing had happened.
@@ -133,7 +148,10 @@ fn a_full_database_stops_and_the_same_command_continues() {
     disk.remount("size=400m");
     let report = project.run(&[&["restore", "--json"][..], &database].concat()).ok();
     assert_eq!((&report["target"]["count"], &report["ok"]), (&3.into(), &true.into()));
-    assert_eq!(project.run(&[&["query", "tides", "--json"][..], &database].concat()).ok()["hits"][0]["document_id"], "harbour.md");
+    assert_eq!(
+        project.run(&[&["query", "tides", "--json"][..], &database].concat()).ok()["hits"][0]["document_id"],
+        "harbour.md"
+    );
 }
 
 #[test]
@@ -165,8 +183,8 @@ fn a_repository_that_cannot_be_written_is_named() {
 #[test]
 fn a_file_that_may_not_grow_is_no_room() {
     let project = project_or_skip!();
-    project.real_documents("src/targets");
-    project.run(&["snapshot", "--json"]).ok();
+    harbours(&project, 5);
+    project.run(&[&["snapshot", "--json"][..], &SMALL_CHUNKS].concat()).ok();
     let memory = "--set target.kind=memory";
     // Blocks of 512 bytes in some shells and of 1024 in others.
     let line = format!("trap '' XFSZ; ulimit -f 64; \"$REGROW\" restore {memory} --json");

@@ -125,7 +125,12 @@ fn payload_indexes_do_not_change_what_is_found() {
     let project = project_or_skip!();
     records(&project, "**/*.jsonl", METADATA);
     let lines: String = (0..20)
-        .map(|i| format!("{}\n", json!({"id": i, "text": format!("Harbour {i}"), "year": 2000 + i, "lang": (["en", "de"][i % 2])})))
+        .map(|i| {
+            format!(
+                "{}\n",
+                json!({"id": i, "text": format!("Harbour {i}"), "year": 2000 + i, "lang": (["en", "de"][i % 2])})
+            )
+        })
         .collect();
     project.write("docs/r.jsonl", lines);
     restore(&project);
@@ -133,7 +138,9 @@ fn payload_indexes_do_not_change_what_is_found() {
     let plain = conditions.map(|c| found(&project, &["harbour", "--where", c]));
     assert_eq!([plain[0].len(), plain[1].len(), plain[2].len()], [1, 10, 0]);
     let set = [
-        "--set", "target.payload_indexes.\"metadata.year\"=integer", "--set",
+        "--set",
+        "target.payload_indexes.\"metadata.year\"=integer",
+        "--set",
         "target.payload_indexes.\"metadata.lang\"=keyword",
     ];
     let report = project.run(&[&["restore", "--json"][..], &set].concat()).ok();
@@ -157,7 +164,10 @@ fn csv_records_are_text() {
     let payloads = project.payloads();
     assert_eq!(payloads[0]["text"], "Ships; tides,\nand \"harbours\".");
     assert_eq!((&payloads[0]["title"], &payloads[0]["tenant"]), (&"Harbour".into(), &"acme".into()));
-    assert_eq!((&payloads[0]["acl"], &payloads[0]["metadata"]), (&json!(["staff", "crew"]), &json!({"year": "2026", "lang": "en"})));
+    assert_eq!(
+        (&payloads[0]["acl"], &payloads[0]["metadata"]),
+        (&json!(["staff", "crew"]), &json!({"year": "2026", "lang": "en"}))
+    );
     assert!(payloads[1].get("title").is_none_or(Value::is_null), "{}", payloads[1]);
     assert_eq!((&payloads[1]["document_id"], &payloads[1]["tenant"]), (&"r.csv#2".into(), &"globex".into()));
     assert_eq!(found(&project, &["ships", "--tenant", "acme"]), ["r.csv#1"]);
@@ -250,7 +260,10 @@ fn an_appended_record_embeds_only_itself_and_the_older_snapshot_stays_restorable
 
     // A record that went away or changed is missed by name.
     std::fs::remove_dir_all(project.path(".regrow/repository/vectors")).unwrap();
-    project.write("docs/r.jsonl", lines.replace("Harbour number 3", "Harbour number three").replace(&line(1, "Harbour number 1 has tides."), ""));
+    project.write(
+        "docs/r.jsonl",
+        lines.replace("Harbour number 3", "Harbour number three").replace(&line(1, "Harbour number 1 has tides."), ""),
+    );
     let document = project.run(&["restore", "--fresh", "-s", older, "--json"]).failed(10);
     assert_eq!(document["error"]["kind"], "corpus_differs");
     let named = document["error"]["context"]["document"].to_string();
@@ -263,9 +276,15 @@ fn an_appended_record_embeds_only_itself_and_the_older_snapshot_stays_restorable
 fn front_matter_paths_and_records_share_one_corpus() {
     let project = project_or_skip!();
     records(&project, "**/*.jsonl", METADATA);
-    project.write("docs/acme/guide/a.md", "---\ntitle: Guide\nacl: [staff]\nyear: 2026\n---\n# Heading\n\nShips and tides.\n");
+    project.write(
+        "docs/acme/guide/a.md",
+        "---\ntitle: Guide\nacl: [staff]\nyear: 2026\n---\n# Heading\n\nShips and tides.\n",
+    );
     project.write("docs/globex/guide/b.html", "<html><title>Page</title><body><p>Flour &amp; yeast.</p></body></html>");
-    project.write("docs/acme/log/r.jsonl", "{\"id\":1,\"text\":\"Distant stars.\"}\n{\"id\":2,\"text\":\"Light.\",\"tenant\":\"own\"}\n");
+    project.write(
+        "docs/acme/log/r.jsonl",
+        "{\"id\":1,\"text\":\"Distant stars.\"}\n{\"id\":2,\"text\":\"Light.\",\"tenant\":\"own\"}\n",
+    );
     project.write("docs/globex/empty.txt", "");
     project.run(&["snapshot", "--json", "--set", "corpus.path_metadata={tenant}/{kind}/**"]).ok();
     let report = project.run(&["restore", "--json"]).ok();

@@ -5,6 +5,7 @@
 //! points again. The log would grow with every write and stay mapped into memory like the vectors, so
 //! the shard is closed and opened again after every so many bytes: memory stays bounded and the log is cut.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -323,13 +324,27 @@ impl Collection {
     pub(super) fn info(&self, aliases: Vec<String>) -> Result<CollectionInfo> {
         let count = self.count(&[])?;
         let file = self.file();
+        let mut payload_indexes = file.payload_indexes;
+        if file.payload_indexed {
+            // What is really there, not what was asked for.
+            let schema = self.with_shard(|shard| {
+                engine::call(&self.dir, "reading a collection", || Ok(shard.info().payload_schema))
+            })?;
+            let mut there = BTreeMap::new();
+            for (name, kind) in payload_indexes {
+                if schema.contains_key(&filter::json_path(&crate::targets::filter::path(&name)?)?) {
+                    there.insert(name, kind);
+                }
+            }
+            payload_indexes = there;
+        }
         Ok(CollectionInfo {
             name: file.name,
             aliases,
             dimension: file.dimension,
             metric: file.metric,
             index: file.index,
-            payload_indexes: file.payload_indexes,
+            payload_indexes,
             count,
             marker: Some(file.marker),
         })

@@ -42,7 +42,11 @@ pub(super) struct CollectionFile {
     pub(super) dimension: usize,
     pub(super) metric: Metric,
     pub(super) index: IndexSettings,
+    /// Asked for; made by the first index build.
     pub(super) payload_indexes: BTreeMap<String, FieldType>,
+    /// They were made.
+    #[serde(default)]
+    pub(super) payload_indexed: bool,
     pub(super) marker: Marker,
     /// Segments that were there when an index build began; absent once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +62,7 @@ impl CollectionFile {
             metric: spec.metric,
             index: spec.index.clone(),
             payload_indexes: spec.payload_indexes.clone(),
+            payload_indexed: false,
             marker: spec.marker.clone(),
             building: None,
         }
