@@ -27,7 +27,3 @@ doc:
 # Rebuild a small database from real documents
 quickstart *args:
     cargo run --release --locked -- quickstart {{args}}
-
-# Review changed snapshots of tests
-review:
-    cargo insta review

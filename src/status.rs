@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::corpus::SourceObject;
 use crate::error::{ErrorKind, Result};
 use crate::ids::Digest;
-use crate::repository::{InventoryReader, Manifest, Repository, SnapshotSummary};
+use crate::repository::{InventoryReader, Manifest, Repository, SkippedDocument, SnapshotSummary};
 use crate::snapshot::Listing;
 use crate::targets::{CollectionInfo, Target};
 use crate::workspace::Workspace;
@@ -119,8 +119,10 @@ async fn of_target(target: &dyn Target, production: &str, report: &mut StatusRep
     for name in target.list().await? {
         match target.describe(&name).await {
             Ok(Some(info)) => {
-                let ours = info.name.strip_prefix(production).is_some_and(|rest| rest.starts_with('-'));
-                if ours || info.name == production || info.aliases.iter().any(|a| a == production) {
+                if made_for(&info.name, production)
+                    || info.name == production
+                    || info.aliases.iter().any(|a| a == production)
+                {
                     report.collections.push(info);
                 }
             }
@@ -129,6 +131,14 @@ async fn of_target(target: &dyn Target, production: &str, report: &mut StatusRep
         }
     }
     Ok(())
+}
+
+/// Whether a restore or a drill of this production name chose the physical name: `<name>-<8 hexadecimal digits>`,
+/// perhaps numbered, or `<name>-drill-…`. (Another pipeline's name may begin like this one's.)
+fn made_for(name: &str, production: &str) -> bool {
+    let Some(rest) = name.strip_prefix(production).and_then(|rest| rest.strip_prefix('-')) else { return false };
+    let key = rest.split('-').next().unwrap_or_default();
+    rest.starts_with("drill-") || (key.len() == 8 && key.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Paths shown per kind of difference.
@@ -157,12 +167,22 @@ pub async fn exposure(workspace: &Workspace, repository: &Repository, manifest: 
             recorded.insert(key(&row.object.path), (state(&row.object), false));
         }
     }
+    // What the snapshot left out by name is known, too: it is neither new nor compared.
+    let mut left_out = std::collections::HashSet::new();
+    if let Some(skipped) = &manifest.skipped {
+        for line in repository.get_checked(skipped).await?.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()) {
+            if let Ok(document) = serde_json::from_slice::<SkippedDocument>(line) {
+                left_out.insert(key(&document.path));
+            }
+        }
+    }
     let mut found = Exposure::default();
     let mut examples = [Vec::new(), Vec::new()];
     let mut objects = corpus.list();
     while let Some(object) = objects.next().await {
         let Ok(object) = object else { continue };
         let kind = match recorded.get_mut(&key(&object.path)) {
+            None if left_out.contains(&key(&object.path)) => continue,
             None => 0,
             Some((recorded, seen)) => {
                 *seen = true;

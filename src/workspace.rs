@@ -89,11 +89,21 @@ impl Workspace {
             return Ok(engine.clone());
         }
         let settings = self.pipeline.model.clone();
-        let card = ModelCard::find(&self.model_name(&settings.name))?;
-        let source = settings.source.as_deref().map(|s| self.resolve(s));
+        let card = self.model_card()?;
+        let source = self.model_source();
         let files = self.models.get(&card, source.as_deref(), &self.events).await?;
         let engine = tokio::task::spawn_blocking(move || Engine::open(&files, &settings)).await??;
         Ok(Arc::new(engine))
+    }
+
+    /// The card of the pipeline's model.
+    pub fn model_card(&self) -> Result<ModelCard> {
+        ModelCard::find(&self.model_name(&self.pipeline.model.name))
+    }
+
+    /// Where the pipeline says that the model's files are, if it does: a URL or an absolute path.
+    pub fn model_source(&self) -> Option<String> {
+        self.pipeline.model.source.as_deref().map(|s| self.resolve(s))
     }
 
     /// A card's name as it is; a card's file relative to the pipeline's directory.

@@ -206,7 +206,7 @@ pub(crate) struct QueryArgs {
     /// Only this tenant
     #[arg(long)]
     pub(crate) tenant: Option<String>,
-    /// Only documents that this principal may see (repeatable)
+    /// Only documents whose acl lists this principal (repeatable: any of them)
     #[arg(long)]
     pub(crate) acl: Vec<String>,
     /// Only where a payload field has this value, for example metadata.year=2026 (repeatable)

@@ -1,7 +1,9 @@
 //! `regrow doctor`: is everything there that a restore needs, and does it fit together?
 
+use std::path::Path;
+
 use regrow::measure::Machine;
-use regrow::model::ModelCard;
+use regrow::model::ModelFiles;
 use regrow::validate::{Check, Outcome};
 use regrow::{ErrorKind, Result, Workspace};
 use serde_json::json;
@@ -70,10 +72,16 @@ async fn corpus(workspace: &Workspace) -> Check {
 }
 
 fn model(settings: &Settings, workspace: &Workspace) -> Check {
-    let card = match ModelCard::find(&workspace.pipeline.model.name) {
+    let card = match workspace.model_card() {
         Ok(card) => card,
         Err(e) => return bad("model", &e),
     };
+    if let Some(source) = workspace.model_source().filter(|source| !source.contains("://")) {
+        return match ModelFiles::open(&card, Path::new(&source)) {
+            Ok(files) => good("model", format!("{} in {}", card.name, files.directory.display())),
+            Err(e) => bad("model", &e),
+        };
+    }
     match settings.models().cached(&card) {
         Some(files) => good("model", format!("{} in {}", card.name, files.directory.display())),
         None => {

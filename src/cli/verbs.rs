@@ -25,7 +25,7 @@ pub(crate) fn init(settings: &Settings, printer: &Printer, args: &InitArgs) -> R
     let directory = std::env::current_dir()?;
     let name = match &args.name {
         Some(name) => name.clone(),
-        None => directory.file_name().map_or_else(|| "docs".to_owned(), |n| n.to_string_lossy().into_owned()),
+        None => usable_name(directory.file_name().unwrap_or_default().to_string_lossy().as_ref()),
     };
     let mut pipeline = Pipeline::starter(&name, &args.corpus, &args.repository);
     pipeline.target.kind = TargetKind::Embedded;
@@ -47,6 +47,14 @@ pub(crate) fn init(settings: &Settings, printer: &Printer, args: &InitArgs) -> R
         format!("wrote {}\nnext: look at [corpus], then run `regrow snapshot` and `regrow restore`\n", path.display())
     })?;
     Ok(0)
+}
+
+/// A directory's name as the name of a pipeline: other characters become dashes.
+fn usable_name(directory: &str) -> String {
+    let dashed: String =
+        directory.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+    let name: String = dashed.trim_start_matches(['-', '_', '.']).chars().take(100).collect();
+    if name.is_empty() { "docs".to_owned() } else { name }
 }
 
 pub(crate) async fn plan(settings: &Settings, printer: &Printer, snapshot: &str) -> Result<u8> {
@@ -145,7 +153,7 @@ pub(crate) async fn list(settings: &Settings, printer: &Printer) -> Result<u8> {
 pub(crate) async fn show(settings: &Settings, printer: &Printer, args: &ShowArgs) -> Result<u8> {
     let workspace = settings.workspace()?;
     let repository = workspace.repository().await?;
-    let manifest = Manifest::find(&repository, &args.snapshot, None).await?;
+    let manifest = Manifest::find(&repository, &args.snapshot, Some(&workspace.pipeline.name)).await?;
     let mut documents = Vec::new();
     if args.documents {
         let mut reader = InventoryReader::new(&repository, &manifest);

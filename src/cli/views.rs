@@ -219,7 +219,7 @@ pub(super) fn status(r: &StatusReport) -> String {
     for c in &r.collections {
         let state = c.marker.as_ref().map_or_else(
             || "not regrow's".to_owned(),
-            |m| format!("{:?}, from {}", m.state, m.snapshot).to_lowercase(),
+            |m| format!("{}, from {}", format!("{:?}", m.state).to_lowercase(), m.snapshot),
         );
         let served = if c.aliases.is_empty() { String::new() } else { format!(", served as {}", c.aliases.join(", ")) };
         let _ = writeln!(out, "  collection {}: {} points, {state}{served}", c.name, count(c.count));

@@ -31,11 +31,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use document::{Document, SourceObject, TextFormat};
+pub(crate) use select::{PathPattern, Selection};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::{CorpusSettings, RecordSettings};
 use place::Place;
-use select::{PathPattern, Selection};
 
 /// Version of the text extraction: what text a document's bytes give. Any change that can alter the
 /// text of a document (HTML to Markdown, front matter, encodings) must raise it.

@@ -72,7 +72,7 @@ fn globs(key: &'static str, patterns: &[String]) -> Result<GlobSet> {
 
 /// The compiled choice of a pipeline.
 #[derive(Debug)]
-pub(super) struct Selection {
+pub(crate) struct Selection {
     include: Option<GlobSet>,
     exclude: GlobSet,
     hidden: bool,
@@ -80,7 +80,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    pub(super) fn new(settings: &CorpusSettings) -> Result<Self> {
+    pub(crate) fn new(settings: &CorpusSettings) -> Result<Self> {
         let include =
             if settings.include.is_empty() { None } else { Some(globs("corpus.include", &settings.include)?) };
         let records = settings
@@ -110,7 +110,7 @@ impl Selection {
     }
 
     /// Whether a path, or everything below it, is excluded or hidden.
-    pub(super) fn leaves_out(&self, path: &str) -> bool {
+    pub(crate) fn leaves_out(&self, path: &str) -> bool {
         let hidden = !self.hidden && path.split('/').any(|segment| segment.starts_with('.'));
         hidden || {
             // What is below an excluded directory is excluded too.
@@ -148,10 +148,10 @@ enum Segment {
 
 /// A pattern such as `{product}/{version}/**`.
 #[derive(Debug)]
-pub(super) struct PathPattern(Vec<Segment>);
+pub(crate) struct PathPattern(Vec<Segment>);
 
 impl PathPattern {
-    pub(super) fn new(pattern: &str) -> Result<Self> {
+    pub(crate) fn new(pattern: &str) -> Result<Self> {
         let wrong = |what: &str| {
             Error::new(ErrorKind::Configuration, what)
                 .with("corpus.path_metadata", pattern)

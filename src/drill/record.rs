@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::measure::Machine;
 use crate::repository::{Repository, path};
 use crate::restore::RestoreReport;
+use crate::workspace::Workspace;
 
 /// An objective and what was measured against it.
 #[derive(Debug, Clone, Serialize)]
@@ -44,6 +45,53 @@ pub struct DrillReport {
 }
 
 impl DrillReport {
+    pub(super) async fn store(&self, repository: &Repository) -> Result<()> {
+        repository.put_json(&path::drill(&self.drill), self).await.map(drop)
+    }
+}
+
+/// The record of a drill that ended in an error: no verdict could be made.
+#[derive(Debug, Serialize)]
+pub(super) struct DrillFailure {
+    verb: &'static str,
+    ok: bool,
+    exit_code: u8,
+    drill: String,
+    pipeline: String,
+    started: jiff::Timestamp,
+    seconds: serde_json::Value,
+    error: serde_json::Value,
+    cleaned_up: bool,
+    machine: Machine,
+    tool_version: &'static str,
+}
+
+impl DrillFailure {
+    pub(super) fn new(
+        workspace: &Workspace,
+        drill: String,
+        started: jiff::Timestamp,
+        seconds: f64,
+        error: &Error,
+        cleaned_up: bool,
+    ) -> Self {
+        Self {
+            verb: "drill",
+            ok: false,
+            exit_code: error.exit_code(),
+            drill,
+            pipeline: workspace.pipeline.name.clone(),
+            started,
+            seconds: serde_json::json!({ "total": seconds }),
+            error: serde_json::json!({
+                "kind": error.kind().name(), "message": error.to_string(), "causes": error.causes(),
+            }),
+            cleaned_up,
+            machine: Machine::here(),
+            tool_version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
     pub(super) async fn store(&self, repository: &Repository) -> Result<()> {
         repository.put_json(&path::drill(&self.drill), self).await.map(drop)
     }

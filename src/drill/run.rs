@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::record::{DrillReport, Objective};
+use super::record::{DrillFailure, DrillReport, Objective};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::timed_id;
 use crate::measure::Machine;
@@ -53,7 +53,16 @@ pub async fn drill(workspace: &Workspace, options: &DrillOptions) -> Result<Dril
     if let Err(e) = &cleaned {
         workspace.events.warn(format!("the drill could not clean up after itself: {e}"));
     }
-    let (report, manifest_created) = outcome?;
+    let (report, manifest_created) = match outcome {
+        Ok(outcome) => outcome,
+        Err(e) => {
+            let failure = DrillFailure::new(workspace, id, started, clock.elapsed().as_secs_f64(), &e, cleaned.is_ok());
+            if let Err(e) = failure.store(&repository).await {
+                workspace.events.warn(format!("the failed drill could not be recorded: {e}"));
+            }
+            return Err(e);
+        }
+    };
     let report = judge(workspace, id, started, report, manifest_created, cleaned.is_ok());
     report.store(&repository).await?;
     Ok(report)

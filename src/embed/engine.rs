@@ -265,7 +265,8 @@ impl Engine {
             drop(send);
             let outcome = loop {
                 if cancelled() {
-                    break Err(Error::new(ErrorKind::Cancelled, "stopped while embedding"));
+                    break Err(Error::new(ErrorKind::Cancelled, "stopped while embedding")
+                        .guidance("run the same command again: it continues where it stopped"));
                 }
                 match results.recv_timeout(LOOK) {
                     Ok((i, Ok(result))) => done(i, result),

@@ -7,6 +7,7 @@ use globset::GlobBuilder;
 use url::Url;
 
 use super::settings::*;
+use crate::corpus::{PathPattern, Selection};
 use crate::error::{Error, ErrorKind, Result};
 use crate::targets::field;
 
@@ -111,9 +112,9 @@ impl Pipeline {
             "give the largest document in bytes",
         );
         if let Some(pattern) = &corpus.path_metadata
-            && let Err(what) = path_pattern(pattern)
+            && let Err(e) = PathPattern::new(pattern)
         {
-            f.problem("corpus.path_metadata", what, "write it like {product}/{version}/**");
+            f.problem("corpus.path_metadata", e.message(), "write it like {product}/{version}/**");
         }
         for (i, records) in corpus.records.iter().enumerate() {
             let key = |name: &str| format!("corpus.records.{i}.{name}");
@@ -209,8 +210,7 @@ impl Pipeline {
         if !self.corpus.hidden && inside.split('/').any(|name| name.starts_with('.')) {
             return true;
         }
-        let probe = format!("{inside}/a/b.md");
-        self.corpus.exclude.iter().any(|g| glob(g).is_ok_and(|g| g.is_match(&probe)))
+        Selection::new(&self.corpus).is_ok_and(|s| s.leaves_out(&format!("{inside}/a/b.md")))
     }
 
     fn check_numbers(&self, f: &mut Findings) {
@@ -304,28 +304,10 @@ fn globs(key: &str, patterns: &[String], f: &mut Findings) {
             f.problem(key, format!("`{pattern}` is not a glob: {}", e.kind()), "see the examples of `regrow init`");
         } else if pattern.trim().is_empty() {
             f.problem(key, "a glob is empty", "remove it, or use ** for everything");
-        } else if pattern.starts_with('/') || pattern.contains('\\') {
-            f.warnings.push(format!("{key}: `{pattern}` matches nothing: paths are relative and separated by /"));
+        } else if pattern.contains('\\') {
+            f.warnings.push(format!("{key}: `{pattern}` matches nothing: paths are separated by /"));
         }
     }
-}
-
-/// `{name}` takes one segment; every name once.
-fn path_pattern(pattern: &str) -> Result<(), String> {
-    let mut seen = BTreeSet::new();
-    for segment in pattern.split('/') {
-        let named = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
-        match named {
-            Some(name) if name.is_empty() || name.contains(['{', '}']) => {
-                return Err(format!("`{segment}` does not name a segment"));
-            }
-            Some(name) if !seen.insert(name) => return Err(format!("`{{{name}}}` comes twice")),
-            Some(_) => {}
-            None if segment.is_empty() => return Err("a segment is empty".to_owned()),
-            None => {}
-        }
-    }
-    if seen.is_empty() { Err("no segment is named".to_owned()) } else { Ok(()) }
 }
 
 /// Where something is kept, for telling whether one place holds another.

@@ -32,6 +32,7 @@ impl Pipeline {
         };
         let syntax = |e: toml::de::Error| {
             wrong(format!("this is not valid TOML: {}", e.message().replace('\n', ", ")), e.span())
+                .guidance("correct this line: `key = value` below its `[table]`")
         };
         let deserializer = toml::Deserializer::parse(text).map_err(syntax)?;
         serde_path_to_error::deserialize(deserializer).map_err(|e| {

@@ -164,7 +164,7 @@ impl Default for ChunkingSettings {
 pub struct ModelSettings {
     /// Name of a model card (`regrow models` lists them) or path of a card file.
     pub name: String,
-    /// A directory or object-store URL with the model's files, tried before the card's sources.
+    /// A directory or object-store URL with the model's files, used instead of the card's sources.
     pub source: Option<String>,
     /// Number format of the computation.
     pub dtype: Dtype,

@@ -72,8 +72,8 @@ const SECTIONS: &[Section] = &[
         about: "What turns chunks into vectors.",
         keys: &[
             ("name", "Name of a model card (`regrow models` lists them), or path of a card file."),
-            ("source", "A directory or URL with the model's files, tried before the card's own sources."),
-            ("dtype", "Number format of the computation: \"f32\", \"bf16\" or \"f16\"."),
+            ("source", "A directory or URL with the model's files, used instead of the card's own sources."),
+            ("dtype", "Number format of the computation: \"f32\", the only one that the CPU engine computes."),
             ("workers", "Workers, each on one core; 0 means one per core."),
             ("batch_tokens", "Most tokens in a batch."),
         ],

@@ -351,9 +351,12 @@ async fn conclude(
             previous = before.filter(|name| name != collection.name());
             promoted = Some(plan.collection.clone());
             if let (true, Some(name)) = (prepared.options.drop_previous, &previous) {
-                let before = prepared.target.open_owned(name).await?;
-                prepared.target.delete(before).await?;
-                prepared.workspace.events.note(format!("deleted {name}, which was served before"));
+                let deleted = async { prepared.target.delete(prepared.target.open_owned(name).await?).await };
+                match deleted.await {
+                    Ok(()) => prepared.workspace.events.note(format!("deleted {name}, which was served before")),
+                    // The restore itself is done; its report must not be lost over this.
+                    Err(e) => prepared.workspace.events.warn(format!("{name} could not be deleted: {e}")),
+                }
             }
         }
     }

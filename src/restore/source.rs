@@ -173,7 +173,10 @@ impl<'a> BucketSource<'a> {
                     found.insert(document.document.id.clone(), *document);
                 }
                 Ok(Ingested::Bad { object, error }) => {
-                    bad.insert(object.path, error.to_string());
+                    // One that is gone is not there to be bad: it is named as vanished.
+                    if !matches!(self.prepared.corpus.head(&object.path).await, Ok(None)) {
+                        bad.insert(object.path, error.to_string());
+                    }
                 }
                 // Gone between the check and now: named with the other differences.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}

@@ -68,7 +68,7 @@ impl std::str::FromStr for PartName {
     fn from_str(name: &str) -> Result<Self> {
         let parse = || {
             let mut fields = name.strip_suffix(".parquet")?.splitn(3, '-');
-            let bits = fields.next()?.parse().ok()?;
+            let bits = fields.next()?.parse().ok().filter(|bits| *bits <= 32)?;
             let bucket = u32::from_str_radix(fields.next()?, 16).ok()?;
             let key = fields.next()?.parse().ok()?;
             Some(Self { bits, bucket, key: PartKey(key) })
@@ -81,9 +81,9 @@ impl PartName {
     /// Whether a document can lie both in this part and in bucket `bucket` of `bits` bits.
     pub(crate) fn overlaps(&self, bits: u8, bucket: u32) -> bool {
         if self.bits <= bits {
-            bucket >> (bits - self.bits) == self.bucket
+            bucket.checked_shr(u32::from(bits - self.bits)).unwrap_or(0) == self.bucket
         } else {
-            self.bucket >> (self.bits - bits) == bucket
+            self.bucket.checked_shr(u32::from(self.bits - bits)).unwrap_or(0) == bucket
         }
     }
 }

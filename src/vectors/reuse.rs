@@ -17,8 +17,8 @@ pub(crate) struct ReuseIndex {
     objects: HashSet<String>,
 }
 
-/// Parts looked into for one bucket, newest first: enough for the last few versions of a corpus.
-const MOST_PARTS: usize = 4;
+/// Versions of a part looked into, newest first: enough for the last few versions of a corpus.
+const VERSIONS: usize = 3;
 
 impl ReuseIndex {
     /// Lists the parts of `model`, under any chunking rules.
@@ -51,9 +51,15 @@ impl ReuseIndex {
         mut wanted: HashSet<Digest>,
     ) -> Result<HashMap<Digest, Vec<f32>>> {
         let mut found = HashMap::new();
-        for (name, object, _) in self.parts.iter().filter(|(n, ..)| n.overlaps(bits, bucket)).take(MOST_PARTS) {
+        let mut versions: HashMap<(u8, u32), usize> = HashMap::new();
+        for (name, object, _) in self.parts.iter().filter(|(n, ..)| n.overlaps(bits, bucket)) {
             if wanted.is_empty() {
                 break;
+            }
+            let seen = versions.entry((name.bits, name.bucket)).or_default();
+            *seen += 1;
+            if *seen > VERSIONS {
+                continue;
             }
             let Some(bytes) = repository.get_optional(object).await? else { continue };
             let name = *name;

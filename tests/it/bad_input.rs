@@ -700,15 +700,19 @@ fn golden_queries_that_cannot_be_read_are_named() {
     assert_eq!(e.context("line"), "2");
 }
 
+/// A card of one's own without digests, and the command that takes a snapshot with it and the files in `model/`.
+fn unpinned(project: &Project) -> [&'static str; 7] {
+    let shipped = card("name = \"all-MiniLM-L6-v2\"", "name = \"mine\"");
+    let kept = |line: &&str| !["bytes = ", "blake3 = ", "sha256 = "].iter().any(|key| line.starts_with(key));
+    project.write("mine.toml", shipped.lines().filter(kept).collect::<Vec<_>>().join("\n"));
+    ["snapshot", "--cache-dir", "cache", "--set", "model.name=mine.toml", "--set", "model.source=model"]
+}
+
 #[test]
 fn files_that_no_card_vouches_for_must_fit_each_other() {
     let project = project_or_skip!();
     three(&project);
-    // A card of one's own without digests.
-    let shipped = card("name = \"all-MiniLM-L6-v2\"", "name = \"mine\"");
-    let kept = |line: &&str| !["bytes = ", "blake3 = ", "sha256 = "].iter().any(|key| line.starts_with(key));
-    project.write("mine.toml", shipped.lines().filter(kept).collect::<Vec<_>>().join("\n"));
-    let set = ["snapshot", "--cache-dir", "cache", "--set", "model.name=mine.toml", "--set", "model.source=model"];
+    let set = unpinned(&project);
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/golden/tiny-xlm-roberta");
     for (file, bytes) in [
         ("tokenizer.json", b"{}".to_vec()),
@@ -723,7 +727,19 @@ fn files_that_no_card_vouches_for_must_fit_each_other() {
         assert_eq!(document["error"]["kind"], "model_mismatch", "{file}: {document}");
         assert!(!run.stderr.contains("panicked"), "{file}: {}", run.stderr);
         std::fs::remove_dir_all(project.path("model")).unwrap();
+        drop(std::fs::remove_dir_all(project.path("cache")));
     }
+}
+
+#[test]
+fn files_that_do_not_fit_are_not_pinned() {
+    let project = project_or_skip!();
+    three(&project);
+    let set = unpinned(&project);
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/golden/tiny-xlm-roberta/model.safetensors");
+    model_with(&project, "model.safetensors", &std::fs::read(tiny).unwrap());
+    project.run(&[&set[..], &["--json"]].concat()).failed(11);
+    std::fs::remove_dir_all(project.path("model")).unwrap();
     // The right ones are taken, and pinned.
     model_with(&project, "", b"");
     project.run(&[&set[..], &["--json"]].concat()).ok();

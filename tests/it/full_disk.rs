@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::bad_input::{refused, three};
-use crate::common::Project;
+use crate::interrupt::{SMALL_CHUNKS, harbours};
 use crate::project_or_skip;
 
 /// A small file system of its own, unmounted when this is dropped.
@@ -49,17 +49,6 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: a file may still be open where a test has failed.
         drop(Command::new("umount").arg("-l").arg(&self.0).status());
-    }
-}
-
-/// Many small chunks, so that there are several parts, in little time.
-const SMALL_CHUNKS: [&str; 4] = ["--set", "chunking.size=16", "--set", "chunking.overlap=0"];
-
-/// Documents of 30 chunks each.
-fn harbours(project: &Project, documents: usize) {
-    for i in 0..documents {
-        let text: String = (0..30).map(|j| format!("Harbour {i} has {j} ships and {} tides.\n\n", i * j)).collect();
-        project.write(&format!("docs/{i}.txt"), text);
     }
 }
 
