@@ -133,7 +133,9 @@ impl fmt::Display for ChunkId {
 /// A new id that sorts by time: `20261120T154200Z-1a2b3c4d`.
 pub fn timed_id(now: jiff::Timestamp) -> String {
     let random = Uuid::new_v4().simple().to_string();
-    format!("{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), &random[..8])
+    // Microseconds in five digits, so that ids of the same second sort by time as well.
+    let micros = now.subsec_nanosecond().unsigned_abs() / 1000;
+    format!("{}-{micros:05x}{}", now.strftime("%Y%m%dT%H%M%SZ"), &random[..3])
 }
 
 #[cfg(test)]

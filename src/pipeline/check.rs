@@ -111,10 +111,13 @@ impl Pipeline {
             "no document would be small enough",
             "give the largest document in bytes",
         );
-        if let Some(pattern) = &corpus.path_metadata
-            && let Err(e) = PathPattern::new(pattern)
-        {
-            f.problem("corpus.path_metadata", e.message(), "write it like {product}/{version}/**");
+        if let Some(pattern) = &corpus.path_metadata {
+            const LIKE: &str = "write it like {product}/{version}/**";
+            match PathPattern::new(pattern) {
+                Err(e) => f.problem("corpus.path_metadata", e.message(), LIKE),
+                Ok(_) if !pattern.contains('{') => f.problem("corpus.path_metadata", "no segment is named", LIKE),
+                Ok(_) => {}
+            }
         }
         for (i, records) in corpus.records.iter().enumerate() {
             let key = |name: &str| format!("corpus.records.{i}.{name}");

@@ -325,7 +325,11 @@ fn another_model_than_the_snapshots_is_refused_and_the_difference_named() {
     project.run(&["plan", "--json", "--set", "model.name=same.toml", "--set", &source]).ok();
     // None of this touched what is served.
     assert_eq!(project.run(&["query", "tides", "--json"]).ok()["hits"].as_array().unwrap().len(), 3);
-    assert!(project.names(".regrow/repository/drills").is_empty());
+    // The refused drills are on record as such.
+    let history = project.run(&["drill", "--history", "--json"]).ok();
+    let drills = history["drills"].as_array().unwrap();
+    assert_eq!(drills.len(), 4, "{history}");
+    assert!(drills.iter().all(|d| d["ok"] == false && d["exit_code"] == 11 && d["cleaned_up"] == true), "{history}");
 }
 
 #[test]
