@@ -97,6 +97,14 @@ impl Weights {
         self.tensors.keys().chain(pickled).cloned().collect()
     }
 
+    /// Shapes of the tensors whose name ends like this, by name; nothing is read but headers.
+    pub fn shapes(&self, suffix: &str) -> Vec<(String, Vec<usize>)> {
+        let plain = self.tensors.iter().map(|(name, place)| (name.clone(), place.info.shape.clone()));
+        let pickled = self.pickled.iter().flat_map(|(_, p)| p.tensor_infos());
+        let pickled = pickled.map(|(name, info)| (name.clone(), info.layout.shape().dims().to_vec()));
+        plain.chain(pickled).filter(|(name, _)| name.ends_with(suffix)).collect()
+    }
+
     /// One tensor as 32-bit floats, row-major, with its shape.
     ///
     /// # Errors

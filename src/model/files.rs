@@ -170,8 +170,24 @@ impl ModelFiles {
         if vocabulary.is_none_or(|v| v < tokens) {
             return Err(wrong("vocabulary", format!("at least {tokens}, as the tokenizer has"), shown(vocabulary)));
         }
-        Weights::open(&self.weights())?;
-        Ok(())
+        // Readable weights of another network must not be taken, and least of all pinned.
+        let table = match card.architecture {
+            Architecture::Bert | Architecture::XlmRoberta | Architecture::NomicBert => "word_embeddings.weight",
+            Architecture::ModernBert => "tok_embeddings.weight",
+            Architecture::Qwen3 => "embed_tokens.weight",
+            Architecture::Noop => return Ok(()),
+        };
+        let wanted = vec![vocabulary.unwrap_or(0) as usize, card.dimension as usize];
+        let found = Weights::open(&self.weights())?.shapes(table);
+        if found.iter().any(|(_, shape)| *shape == wanted) {
+            return Ok(());
+        }
+        let found: Vec<String> = found.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect();
+        Err(Error::new(ErrorKind::ModelMismatch, "the weights are another network's")
+            .with("file", self.weights().first().map(|p| p.display().to_string()).unwrap_or_default())
+            .with("expected", format!("{table} {wanted:?}"))
+            .with("found", if found.is_empty() { "none".to_owned() } else { found.join(", ") })
+            .guidance(format!("these files are not {}; use the card of the model they belong to", card.name)))
     }
 }
 

@@ -85,7 +85,11 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
     let writing = Instant::now();
     let id = timed_id(created);
     let bits = bucket_bits(intake.counts.chunks, previous.as_ref().map(|m| m.buckets.bits));
+    let named = intake.skipped.len();
     let inventory = intake.inventory(&repository, &id, bits).await?;
+    for SkippedDocument { path, line, reason } in intake.skipped[named..].iter().cloned() {
+        events.send(Event::DocumentSkipped { uri: path, line, reason });
+    }
     let canaries = std::mem::take(&mut intake.canaries);
     let canaries = canaries.store(&repository, &id, engine.clone(), &rules_fingerprint).await?;
     let skipped = intake.store_skipped(&repository, &id).await?;
