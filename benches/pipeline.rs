@@ -67,12 +67,12 @@ fn text() -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Writes records until they make about `chunks` chunks of 200 tokens (about 640 bytes of such text).
+/// Writes records until they make about `chunks` chunks of 200 tokens (about 450 bytes of such text).
 fn corpus(path: &Path, chunks: u64) -> Result<(), Failure> {
     let text = text()?;
     let mut file = BufWriter::new(std::fs::File::create(path)?);
     let (mut at, mut written, mut number) = (0, 0, 0u64);
-    while written < chunks * 570 {
+    while written < chunks * 450 {
         let mut end = (at + 2400).min(text.len());
         while !text.is_char_boundary(end) {
             end += 1;
