@@ -297,35 +297,3 @@ fn wrong_rules_are_refused() {
     assert_eq!(kind(ChunkingRules { size: 0, overlap: 0, ..good.clone() }), ErrorKind::Configuration);
     assert_eq!(kind(ChunkingRules { tokenizer: crate::ids::Digest::of(b"x"), ..good }), ErrorKind::ModelMismatch);
 }
-
-#[test]
-fn throughput_with_the_real_tokenizer() {
-    let (Some(tokenizer), Ok(dir)) = (real(), std::env::var("REGROW_TEST_CORPUS")) else {
-        println!("skipped: REGROW_TEST_CORPUS names no directory of crates with README.md files");
-        return;
-    };
-    let chunker = chunker(&tokenizer, 200, 20);
-    let (mut bytes, mut tokenised, mut count) = (0_u64, 0, 0);
-    let start = std::time::Instant::now();
-    for entry in std::fs::read_dir(&dir).unwrap() {
-        let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("README.md")) else { continue };
-        let (chunks, cost) = chunker.chunk_counted(&text, TextFormat::Markdown).unwrap();
-        bytes += text.len() as u64;
-        tokenised += cost;
-        count += chunks.len();
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    let start = std::time::Instant::now();
-    let mut tokens = 0;
-    for entry in std::fs::read_dir(&dir).unwrap() {
-        let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("README.md")) else { continue };
-        tokens += tokenizer.spans(&text).unwrap().len();
-    }
-    println!("tokenizer alone: {tokens} tokens, {:.2} MB/s", bytes as f64 / 1e6 / start.elapsed().as_secs_f64());
-    println!(
-        "{count} chunks, {:.2} MB/s, tokenised {:.3} of the text",
-        bytes as f64 / 1e6 / seconds,
-        tokenised as f64 / bytes as f64
-    );
-    assert!(tokenised <= bytes);
-}

@@ -55,7 +55,8 @@ pub trait Target: Send + Sync {
     /// What `name` is; `None` when there is no such collection.
     async fn describe(&self, name: &str) -> Result<Option<CollectionInfo>>;
 
-    /// Creates a collection, empty, with its payload indexes and marker.
+    /// Creates a collection, empty, with its marker. Its payload indexes are there at the latest when the index is
+    /// built; filters give the same results without them.
     /// [`ErrorKind::AlreadyExists`](crate::ErrorKind::AlreadyExists) when the name is taken.
     /// A `create` that was interrupted leaves nothing that `describe` shows, and can be repeated.
     async fn create(&self, spec: &CollectionSpec) -> Result<OwnedCollection>;
