@@ -23,8 +23,12 @@ fn model_files(dimension: usize, salt: u8) -> HashMap<&'static str, Vec<u8>> {
         "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1, "b": 2, "c": 3}, "unk_token": "[UNK]"}
     });
     let data = vec![salt; 4 * 50_000];
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![50_000], &data).unwrap();
-    let weights = safetensors::serialize([("w", view)], None).unwrap();
+    let view = |shape: Vec<usize>| {
+        let bytes = 4 * shape.iter().product::<usize>();
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data[..bytes]).unwrap()
+    };
+    let tensors = [("embeddings.word_embeddings.weight", view(vec![4, dimension])), ("w", view(vec![50_000]))];
+    let weights = safetensors::serialize(tensors, None).unwrap();
     HashMap::from([
         (FILES[0], config.to_string().into_bytes()),
         (FILES[1], tokenizer.to_string().into_bytes()),

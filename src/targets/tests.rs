@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rstest::rstest;
-
 use super::conformance::{self, Case, Open};
 use super::wrappers::*;
 use super::*;
@@ -38,17 +36,27 @@ fn unreliable_embedded(path: &Path) -> Arc<dyn Target> {
     unreliable(embedded(path))
 }
 
+macro_rules! on {
+    ($target:ident, $rule:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $target() {
+            conformance::$rule(&Case::new(Arc::new(super::$target) as Open)).await;
+        }
+    };
+}
+
 macro_rules! conformance {
     ($($rule:ident),* $(,)?) => {
         $(
-            #[rstest]
-            #[case::memory(memory)]
-            #[cfg_attr(feature = "edge", case::embedded(embedded))]
-            #[case::unreliable_memory(unreliable_memory)]
-            #[cfg_attr(feature = "edge", case::unreliable_embedded(unreliable_embedded))]
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $rule(#[case] open: fn(&Path) -> Arc<dyn Target>) {
-                conformance::$rule(&Case::new(Arc::new(open) as Open)).await;
+            mod $rule {
+                use super::{Open, Arc, Case, conformance};
+
+                on!(memory, $rule);
+                #[cfg(feature = "edge")]
+                on!(embedded, $rule);
+                on!(unreliable_memory, $rule);
+                #[cfg(feature = "edge")]
+                on!(unreliable_embedded, $rule);
             }
         )*
 

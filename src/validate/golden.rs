@@ -397,23 +397,26 @@ mod tests {
         assert!(filter.all.contains(&Filter::tenant("t").all[0]));
     }
 
-    #[rstest::rstest]
-    #[case("{\"query\":\"q\"}")]
-    #[case("{\"query\":\"\",\"expected\":[\"a\"]}")]
-    #[case("{\"query\":\"q\",\"expected\":[]}")]
-    #[case("{\"query\":\"q\",\"expected\":[{\"id\":\"a\",\"grade\":0}]}")]
-    #[case("{\"query\":\"q\",\"expected\":[\"a\",\"a\"]}")]
-    #[case("{\"query\":\"q\",\"expected\":[{\"id\":\"a\",\"grade\":-1}]}")]
-    #[case("{\"query\":\"q\",\"expected\":[{\"idd\":\"a\"}]}")]
-    #[case("{\"query\":\"q\",\"expected\":[7]}")]
-    #[case("{\"query\":\"q\",\"expect\":[\"a\"],\"expected\":[\"a\"]}")]
-    #[case("{\"query\":\"q\",\"expected\":[\"a\"],\"k\":0}")]
-    #[case("not json")]
-    fn a_wrong_line_is_named(#[case] line: &str) {
-        let text = format!("{{\"query\":\"q\",\"expected\":[\"a\"]}}\n\n{line}\n");
-        let e = parse_golden(&text, "g.jsonl").unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Configuration);
-        assert_eq!((e.context_value("file"), e.context_value("line")), (Some("g.jsonl"), Some("3")));
+    #[test]
+    fn a_wrong_line_is_named() {
+        for line in [
+            "{\"query\":\"q\"}",
+            "{\"query\":\"\",\"expected\":[\"a\"]}",
+            "{\"query\":\"q\",\"expected\":[]}",
+            "{\"query\":\"q\",\"expected\":[{\"id\":\"a\",\"grade\":0}]}",
+            "{\"query\":\"q\",\"expected\":[\"a\",\"a\"]}",
+            "{\"query\":\"q\",\"expected\":[{\"id\":\"a\",\"grade\":-1}]}",
+            "{\"query\":\"q\",\"expected\":[{\"idd\":\"a\"}]}",
+            "{\"query\":\"q\",\"expected\":[7]}",
+            "{\"query\":\"q\",\"expect\":[\"a\"],\"expected\":[\"a\"]}",
+            "{\"query\":\"q\",\"expected\":[\"a\"],\"k\":0}",
+            "not json",
+        ] {
+            let text = format!("{{\"query\":\"q\",\"expected\":[\"a\"]}}\n\n{line}\n");
+            let e = parse_golden(&text, "g.jsonl").expect_err(line);
+            assert_eq!(e.kind(), ErrorKind::Configuration);
+            assert_eq!((e.context_value("file"), e.context_value("line")), (Some("g.jsonl"), Some("3")));
+        }
     }
 
     #[test]
