@@ -13,8 +13,8 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
-use regrow::embed::{Engine, Role};
-use regrow::model::{ModelCard, ModelFiles};
+use regrow::embed::{Engine, Role, Tokenizer};
+use regrow::model::{Dtype, ModelCard, ModelFiles};
 use regrow::pipeline::ModelSettings;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -32,26 +32,39 @@ fn main() -> Result<(), Failure> {
     let rounds: usize = args.next().map_or(Ok(5), |n| n.parse())?;
 
     let files = ModelFiles::open(&ModelCard::find("all-MiniLM-L6-v2")?, Path::new(&model))?;
-    let engine = Engine::open(&files, &ModelSettings::default())?;
     let example = Example::open(Path::new(&model))?;
-    let texts = texts(&engine, Path::new(&corpus), count)?;
+    let texts = texts(&files.tokenizer()?, Path::new(&corpus), count)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-
-    let warm = engine.embed(Role::Document, &texts, &|| false)?;
     let reference = example.embed(&texts)?;
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        compare(&files, dtype, &example, &reference, &texts, rounds)?;
+    }
+    Ok(())
+}
+
+fn compare(
+    files: &ModelFiles,
+    dtype: Dtype,
+    example: &Example,
+    reference: &[Vec<f32>],
+    texts: &[&str],
+    rounds: usize,
+) -> Result<(), Failure> {
+    let engine = Engine::open(files, &ModelSettings { dtype: Some(dtype), ..ModelSettings::default() })?;
+    let warm = engine.embed(Role::Document, texts, &|| false)?;
     let worst = warm
         .embeddings
         .rows()
-        .zip(&reference)
+        .zip(reference)
         .map(|(a, b)| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>())
         .fold(1.0, f32::min);
-    println!("{} texts, {} tokens; worst cosine to the example {worst:.6}", texts.len(), warm.tokens);
+    println!("{}: {} texts, {} tokens; worst cosine to the example {worst:.6}", dtype.name(), texts.len(), warm.tokens);
     assert!(worst > 0.9999, "the two disagree");
 
     let (mut ratios, mut work) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let ours = measure(|| engine.embed(Role::Document, &texts, &|| false).map(drop).map_err(Into::into))?;
-        let theirs = measure(|| example.embed(&texts).map(drop))?;
+        let ours = measure(|| engine.embed(Role::Document, texts, &|| false).map(drop).map_err(Into::into))?;
+        let theirs = measure(|| example.embed(texts).map(drop))?;
         ratios.push(theirs.wall / ours.wall);
         work.push(theirs.cpu / ours.cpu);
         let show = |name: &str, m: &Measured| {
@@ -91,14 +104,14 @@ fn cpu_seconds() -> f64 {
 }
 
 /// Pieces of real Markdown with lengths spread over 20 to 256 tokens.
-fn texts(engine: &Engine, corpus: &Path, count: usize) -> Result<Vec<String>, Failure> {
+fn texts(tokenizer: &Tokenizer, corpus: &Path, count: usize) -> Result<Vec<String>, Failure> {
     let mut paths = Vec::new();
     walk(corpus, 3, &mut paths);
     paths.sort();
     let mut texts = Vec::new();
     for path in &paths {
         let Ok(text) = std::fs::read_to_string(path) else { continue };
-        let spans = engine.tokenizer().spans(&text)?;
+        let spans = tokenizer.spans(&text)?;
         let mut at = 0;
         // A few pieces of each file, of lengths that a fixed sequence decides.
         for _ in 0..3 {
@@ -106,7 +119,7 @@ fn texts(engine: &Engine, corpus: &Path, count: usize) -> Result<Vec<String>, Fa
             let Some(piece) = spans.get(at..at + wanted) else { break };
             let piece = &text[piece[0].0..piece[wanted - 1].1];
             at += wanted;
-            let tokens = engine.tokenizer().encode(piece)?.len();
+            let tokens = tokenizer.encode(piece)?.len();
             if (20..=256).contains(&tokens) {
                 texts.push(piece.to_owned());
             }

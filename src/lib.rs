@@ -1,7 +1,7 @@
 //! regrow rebuilds a vector database from its source corpus.
 //!
 //! The corpus is the backup; vectors, collection and index are derived. See `ARCHITECTURE.md`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // allowed in `embed::kernels` only
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
 

@@ -77,7 +77,8 @@ pub async fn query(workspace: &Workspace, options: &QueryOptions) -> Result<Quer
             .with("target", target.kind())
             .guidance("`regrow restore` makes it; `regrow status` shows what is there")
     })?;
-    let engine = workspace.engine().await?;
+    let recorded = info.marker.as_ref().map(|m| m.model_fingerprint);
+    let engine = workspace.engine(&|context| context.fingerprint().ok() == recorded).await?;
     let here = engine.context().fingerprint()?;
     if let Some(marker) = &info.marker
         && marker.model_fingerprint != here

@@ -9,7 +9,7 @@ use crate::corpus::{Corpus, EXTRACTOR_VERSION};
 use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
-use crate::model::{ModelCard, ModelContext, ModelStore};
+use crate::model::{Dtype, ModelCard, ModelContext, ModelStore};
 use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline};
 use crate::repository::Repository;
 use crate::targets::Target;
@@ -83,15 +83,25 @@ impl Workspace {
         self
     }
 
-    /// Opens the pipeline's model, fetching its files when they are not cached.
-    pub async fn engine(&self) -> Result<Arc<Engine>> {
+    /// Opens the pipeline's model, fetching its files when they are not cached. Where the pipeline
+    /// leaves the number format open, the first that is `recorded` is taken; and when none is, the
+    /// machine's own choice.
+    pub async fn engine(&self, recorded: &(dyn Fn(&ModelContext) -> bool + Sync)) -> Result<Arc<Engine>> {
         if let Some(engine) = &self.engine {
             return Ok(engine.clone());
         }
-        let settings = self.pipeline.model.clone();
+        let mut settings = self.pipeline.model.clone();
         let card = self.model_card()?;
         let source = self.model_source();
         let files = self.models.get(&card, source.as_deref(), &self.events).await?;
+        if settings.dtype.is_none() {
+            for dtype in Dtype::CPU {
+                if recorded(&files.context(dtype)?) {
+                    settings.dtype = Some(dtype);
+                    break;
+                }
+            }
+        }
         let engine = tokio::task::spawn_blocking(move || Engine::open(&files, &settings)).await??;
         Ok(Arc::new(engine))
     }

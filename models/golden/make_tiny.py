@@ -1,7 +1,7 @@
 """Makes tiny networks with random weights and their vectors, with the reference implementations.
 
     pip install transformers torch
-    python models/golden/make_tiny.py
+    python models/golden/make_tiny.py [NAME...]
 
 Each network has its own directory beside this file: config.json as the published models of its
 family have it, tokenizer.json of whole words, model.safetensors, and golden.json with token ids
@@ -10,7 +10,9 @@ and unit vectors. The vectors come from `transformers`, one text at a time, in e
 
 import base64
 import json
+import math
 import pathlib
+import sys
 
 import torch
 import transformers
@@ -56,6 +58,8 @@ def pooled(rows, how):
 
 
 def write(name, model, config, specials, single, pooling, rename=lambda n: n):
+    if len(sys.argv) > 1 and name not in sys.argv[1:]:
+        return
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     vocab, tokens = tokenizer(specials, single)
@@ -116,6 +120,22 @@ def main():
     model = shake(transformers.Qwen3Model(transformers.Qwen3Config(**c, **eager)))
     write("tiny-qwen3", model, c, BERT_SPECIALS, ["A", "[SEP]"], "last_token")
 
+    c = dict(dim=16, n_layers=3, n_heads=2, hidden_dim=40, vocab_size=size, max_position_embeddings=64, activation="gelu",
+             sinusoidal_pos_embds=False, pad_token_id=0, model_type="distilbert")
+    model = shake(transformers.DistilBertModel(transformers.DistilBertConfig(**c, **eager)))
+    write("tiny-distilbert", model, c, BERT_SPECIALS, ["[CLS]", "A", "[SEP]"], "mean", rename=lambda n: "distilbert." + n)
+
+    c = dict(COMMON, vocab_size=size, max_position_embeddings=66, pad_token_id=1, bos_token_id=0, eos_token_id=2, hidden_act="gelu",
+             layer_norm_eps=1e-5, relative_attention_num_buckets=32, model_type="mpnet")
+    specials, single = ["<s>", "<pad>", "</s>", "<unk>"], ["<s>", "A", "</s>"]
+    model = shake(transformers.MPNetModel(transformers.MPNetConfig(**c, **eager)))
+    write("tiny-mpnet", model, c, specials, single, "mean")
+
+    c = dict(COMMON, vocab_size=size, max_position_embeddings=64, type_vocab_size=2, hidden_act="gelu", layer_norm_eps=1e-12,
+             layer_norm_type="layer_norm", position_embedding_type="rope", rope_theta=10000.0,
+             rope_scaling={"type": "ntk", "factor": 2.0}, logn_attention_scale=False, logn_attention_clip1=False, model_type="new")
+    write("tiny-gte", shake(Gte(c)), c, BERT_SPECIALS, ["[CLS]", "A", "[SEP]"], "cls", rename=lambda n: "new." + n)
+
     c = dict(vocab_size=size, n_embd=16, n_head=2, n_layer=3, n_inner=40, n_positions=64, type_vocab_size=2,
              layer_norm_epsilon=1e-12, rotary_emb_fraction=1.0, rotary_emb_base=1000, rotary_emb_interleaved=False,
              rotary_emb_scale_base=None, rotary_scaling_factor=None, qkv_proj_bias=False, mlp_fc1_bias=False,
@@ -161,6 +181,48 @@ class Nomic(torch.nn.Module):
             x = block["norm1"](x + block["attn"]["out_proj"](mixed))
             y = block["mlp"]["fc11"](x) * torch.nn.functional.silu(block["mlp"]["fc12"](x))
             x = block["norm2"](x + block["mlp"]["fc2"](y))
+        return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=x)
+
+
+class Gte(torch.nn.Module):
+    """GTE v1.5 written from its published configuration: rotary positions on halves, stretched by NTK (base times the
+    factor, angles divided by factor ** (2 / d)), gated GELU, layer norm after each block."""
+
+    def __init__(self, c):
+        super().__init__()
+        h, nn = c["hidden_size"], torch.nn
+        self.c = c
+        norm = lambda: nn.LayerNorm(h, eps=c["layer_norm_eps"])
+        self.embeddings = nn.ModuleDict({
+            "word_embeddings": nn.Embedding(c["vocab_size"], h),
+            "token_type_embeddings": nn.Embedding(c["type_vocab_size"], h),
+            "LayerNorm": norm(),
+        })
+        block = lambda: nn.ModuleDict({
+            "attention": nn.ModuleDict({"qkv_proj": nn.Linear(h, 3 * h), "o_proj": nn.Linear(h, h)}),
+            "mlp": nn.ModuleDict({"up_gate_proj": nn.Linear(h, 2 * c["intermediate_size"], bias=False), "down_proj": nn.Linear(c["intermediate_size"], h)}),
+            "attn_ln": norm(),
+            "mlp_ln": norm(),
+        })
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList([block() for _ in range(c["num_hidden_layers"])])})
+
+    def forward(self, input_ids):
+        c, (_, length) = self.c, input_ids.shape
+        heads, dim = c["num_attention_heads"], c["hidden_size"] // c["num_attention_heads"]
+        e = self.embeddings
+        x = e["LayerNorm"](e["word_embeddings"](input_ids) + e["token_type_embeddings"](torch.zeros_like(input_ids)))
+        factor = c["rope_scaling"]["factor"]
+        frequencies = (c["rope_theta"] * factor) ** -(torch.arange(0, dim, 2) / dim) / factor ** (2 / dim)
+        angles = torch.arange(length)[:, None] * frequencies[None]
+        cos, sin = (torch.cat([f, f], -1) for f in (angles.cos(), angles.sin()))
+        turn = lambda t: t * cos + torch.cat([-t[..., dim // 2:], t[..., : dim // 2]], -1) * sin
+        for block in self.encoder["layer"]:
+            q, k, v = block["attention"]["qkv_proj"](x).view(1, length, 3, heads, dim).permute(2, 0, 3, 1, 4)
+            scores = turn(q) @ turn(k).transpose(-1, -2) / math.sqrt(dim)
+            mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(1, length, -1)
+            x = block["attn_ln"](x + block["attention"]["o_proj"](mixed))
+            up, gate = block["mlp"]["up_gate_proj"](x).chunk(2, -1)
+            x = block["mlp_ln"](x + block["mlp"]["down_proj"](torch.nn.functional.gelu(gate) * up))
         return transformers.modeling_outputs.BaseModelOutput(last_hidden_state=x)
 
 

@@ -79,6 +79,8 @@ pub(crate) enum Verb {
     Models(ModelsArgs),
     /// Check that everything a restore needs is there and fits together
     Doctor,
+    /// Measure this machine
+    Bench(BenchArgs),
     /// Print a completion script for a shell
     Completions {
         /// Shell
@@ -87,6 +89,52 @@ pub(crate) enum Verb {
     },
     /// Take a snapshot of a directory, restore it into the embedded database, validate it and search it
     Quickstart(QuickstartArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchWhat {
+    /// Embedding: texts and tokens per second, and the share of what the processor can multiply
+    Embed(BenchEmbedArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchEmbedArgs {
+    /// Model card whose files are used
+    #[arg(long, default_value = "all-MiniLM-L6-v2", value_name = "NAME")]
+    pub(crate) model: String,
+    /// Directory or URL with the model's files
+    #[arg(long, value_name = "URL")]
+    pub(crate) source: Option<String>,
+    /// Random weights of this shape instead: minilm, bert-base, bge-large
+    #[arg(long, value_name = "SHAPE")]
+    pub(crate) shape: Vec<String>,
+    /// Number formats [default: f32, bf16 and int8]
+    #[arg(long, value_delimiter = ',', value_name = "DTYPE")]
+    pub(crate) dtype: Vec<String>,
+    /// Tokens per text [default: 32, 120 and 512, as far as the model takes them]
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    pub(crate) tokens: Vec<usize>,
+    /// Texts of each length
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub(crate) texts: usize,
+    /// Texts from this file instead, one JSON string or object with `text` per line
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "texts"])]
+    pub(crate) input: Option<std::path::PathBuf>,
+    /// Rounds; the median counts
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(crate) rounds: usize,
+    /// Workers; 0 means one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) workers: usize,
+    /// Use these instructions instead of the machine's best, to see what another machine would do
+    #[arg(long, value_name = "NAME")]
+    pub(crate) instructions: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The command line: what is typed becomes settings once, verbs call the library, results are printed.
 
 mod args;
+mod bench;
 mod doctor;
 mod format;
 mod models;
@@ -87,6 +88,7 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
         Verb::Show(args) => verbs::show(&settings, printer, &args).await,
         Verb::Query(args) => verbs::query(&settings, printer, &args).await,
         Verb::Models(args) => models::run(&settings, printer, args.action).await,
+        Verb::Bench(args) => bench::run(&settings, printer, args).await,
         Verb::Doctor => doctor::run(&settings, printer).await,
         Verb::Completions { shell } => verbs::completions(printer, shell),
         Verb::Quickstart(args) => quickstart::run(&settings, printer, &args).await,

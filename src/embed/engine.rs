@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::bench::Shape;
+use super::kernels::{Cpu, Format};
 use super::noop::Noop;
 use super::{Embedder, Embeddings, TokenBatch, Tokenizer, encoders};
 use crate::error::{Error, ErrorKind, Result};
@@ -71,13 +73,13 @@ impl Engine {
     /// `Configuration` for a dtype that the CPU encoder does not compute in, `ModelMismatch` for
     /// files that do not fit together or a network that would not be computed rightly.
     pub fn open(files: &ModelFiles, settings: &ModelSettings) -> Result<Self> {
-        if settings.dtype != Dtype::F32 {
-            return Err(Error::new(ErrorKind::Configuration, "the CPU encoder computes in f32 only")
-                .with("dtype", format!("{:?}", settings.dtype).to_lowercase())
-                .guidance("set `dtype = \"f32\"` in the pipeline's [model], or leave it out"));
-        }
+        Self::on(files, settings, Cpu::detect())
+    }
+
+    /// The same with the instructions of `cpu`.
+    pub(super) fn on(files: &ModelFiles, settings: &ModelSettings, cpu: Cpu) -> Result<Self> {
         let tokenizer = files.tokenizer()?;
-        let context = Arc::new(files.context(settings.dtype)?);
+        let context = Arc::new(files.context(settings.dtype.unwrap_or_else(|| best(cpu)))?);
         if context.pooling == Pooling::LastToken && tokenizer.special_tokens()? == 0 {
             return Err(Error::new(
                 ErrorKind::ModelMismatch,
@@ -86,7 +88,18 @@ impl Engine {
             .with("model", &context.name)
             .guidance("the last token's vector is the text's: take the tokenizer.json of the embedding model"));
         }
-        let embedders = encoders::open(files, &context, workers(settings.workers))?;
+        let embedders = encoders::open(files, &context, workers(settings.workers), cpu)?;
+        Self::new(context, tokenizer, embedders, settings.batch_tokens)
+    }
+
+    /// A network of a shape with random weights, for measuring; its vectors mean nothing.
+    pub(super) fn synthetic(tokenizer: Tokenizer, shape: Shape, settings: &ModelSettings, cpu: Cpu) -> Result<Self> {
+        let dtype = settings.dtype.unwrap_or_else(|| best(cpu));
+        let mut context = nameless(&tokenizer, shape.hidden as u32, dtype);
+        context.name = shape.name.to_owned();
+        context.architecture = Architecture::Bert;
+        let context = Arc::new(context);
+        let embedders = encoders::synthetic(shape, tokenizer.vocabulary(), &context, workers(settings.workers), cpu)?;
         Self::new(context, tokenizer, embedders, settings.batch_tokens)
     }
 
@@ -99,22 +112,7 @@ impl Engine {
         if dimension == 0 {
             return Err(Error::new(ErrorKind::Configuration, "a vector has at least one number"));
         }
-        let weights = Digest::of(format!("regrow no-op model 1, dimension {dimension}").as_bytes());
-        let context = Arc::new(ModelContext {
-            name: "noop".to_owned(),
-            weights,
-            tokenizer: tokenizer.digest(),
-            config: weights,
-            architecture: Architecture::Noop,
-            pooling: Pooling::Mean,
-            normalize: true,
-            query_prefix: String::new(),
-            document_prefix: String::new(),
-            max_tokens: NOOP_TOKENS,
-            dtype: Dtype::F32,
-            dimension,
-            metric: Metric::Cosine,
-        });
+        let context = Arc::new(nameless(&tokenizer, dimension, Dtype::F32));
         let embedders = (0..workers(0)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as Box<dyn Embedder>);
         Self::new(Arc::clone(&context), tokenizer, embedders.collect(), ModelSettings::default().batch_tokens)
     }
@@ -138,6 +136,19 @@ impl Engine {
             })
             .collect::<Result<_>>()?;
         Ok(Self { context, tokenizer, workers, batch_tokens: batch_tokens.max(1) })
+    }
+
+    /// Workers, each on its own batch.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Multiplications and additions that embedding the texts takes.
+    pub(super) fn operations(&self, texts: &[&str]) -> Result<f64> {
+        let Some(worker) = self.workers.first() else { return Ok(0.0) };
+        let embedder = worker.embedder.lock().unwrap_or_else(PoisonError::into_inner);
+        let lengths = self.tokenise(Role::Document, texts, &|| false)?;
+        Ok(lengths.iter().map(|ids| embedder.operations(ids.len())).sum())
     }
 
     /// What determines the vectors.
@@ -278,6 +289,32 @@ impl Engine {
             stop.store(true, Ordering::Relaxed);
             outcome
         })
+    }
+}
+
+/// The format in which a machine embeds fast and exactly enough: bfloat16 where it is multiplied,
+/// 32-bit floats elsewhere.
+fn best(cpu: Cpu) -> Dtype {
+    if cpu.bf16() == Format::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
+}
+
+/// The context of a model that has no files but a tokenizer.
+fn nameless(tokenizer: &Tokenizer, dimension: u32, dtype: Dtype) -> ModelContext {
+    let weights = Digest::of(format!("regrow no-op model 1, dimension {dimension}").as_bytes());
+    ModelContext {
+        name: "noop".to_owned(),
+        weights,
+        tokenizer: tokenizer.digest(),
+        config: weights,
+        architecture: Architecture::Noop,
+        pooling: Pooling::Mean,
+        normalize: true,
+        query_prefix: String::new(),
+        document_prefix: String::new(),
+        max_tokens: NOOP_TOKENS,
+        dtype,
+        dimension,
+        metric: Metric::Cosine,
     }
 }
 

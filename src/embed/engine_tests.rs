@@ -173,7 +173,7 @@ pub(in crate::embed) fn floats(base64: &str) -> Vec<f32> {
 
 #[test]
 fn golden_vectors_of_the_reference_implementation() {
-    let Some(engine) = mini(&ModelSettings::default()) else { return };
+    let Some(engine) = mini(&ModelSettings { dtype: Some(Dtype::F32), ..ModelSettings::default() }) else { return };
     let golden: Golden = serde_json::from_str(include_str!("../../models/golden/all-MiniLM-L6-v2.json")).unwrap();
     assert!(golden.texts.len() >= 12);
     for t in &golden.texts {
@@ -188,7 +188,7 @@ fn golden_vectors_of_the_reference_implementation() {
 
 #[test]
 fn a_batch_is_its_texts_one_by_one() {
-    let settings = ModelSettings { batch_tokens: 300, workers: 3, ..ModelSettings::default() };
+    let settings = ModelSettings { batch_tokens: 300, workers: 3, dtype: Some(Dtype::F32), ..ModelSettings::default() };
     let Some(engine) = mini(&settings) else { return };
     let longest = "corpus ".repeat(254);
     let texts = ["", "a", "how to restore a collection", &longest, "fn main() {}", "naïve café", &longest[..500], "a"];
@@ -210,8 +210,37 @@ fn a_batch_is_its_texts_one_by_one() {
 fn a_dtype_that_is_not_computed_is_refused() {
     let Some(directory) = crate::testing::model() else { return };
     let files = ModelFiles::open(&ModelCard::find("minilm").unwrap(), Path::new(&directory)).unwrap();
-    for dtype in [Dtype::Bf16, Dtype::F16] {
-        let e = Engine::open(&files, &ModelSettings { dtype, ..ModelSettings::default() }).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Configuration);
+    let e = Engine::open(&files, &ModelSettings { dtype: Some(Dtype::F16), ..ModelSettings::default() }).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Configuration);
+}
+
+/// The real model in each precision on each path, against the reference implementation's vectors.
+#[test]
+fn precisions_lose_no_more_than_they_say() {
+    let Some(directory) = crate::testing::model() else { return };
+    let files = ModelFiles::open(&ModelCard::find("minilm").unwrap(), Path::new(&directory)).unwrap();
+    let golden: Golden = serde_json::from_str(include_str!("../../models/golden/all-MiniLM-L6-v2.json")).unwrap();
+    let texts: Vec<&str> = golden.texts.iter().map(|t| t.text.as_str()).collect();
+    for (dtype, least) in [(Dtype::F32, 0.999_99), (Dtype::Bf16, 0.999_9), (Dtype::Int8, 0.98)] {
+        for cpu in Cpu::all() {
+            let settings = ModelSettings { dtype: Some(dtype), ..ModelSettings::default() };
+            let engine = Engine::on(&files, &settings, cpu).unwrap();
+            let all = engine.embed(Role::Document, &texts, &never).unwrap();
+            let lowest = all
+                .embeddings
+                .rows()
+                .zip(&golden.texts)
+                .map(|(a, t)| cosine(a, &floats(&t.vector)))
+                .fold(1.0, f64::min);
+            assert!(lowest > least, "{dtype:?} on {}: {lowest}", cpu.name());
+            // Alone, in company and in another order: the very same numbers come out.
+            for (i, text) in texts.iter().enumerate().step_by(5) {
+                let one = engine.embed(Role::Document, &[text], &never).unwrap();
+                let differs = differ(&one.embeddings.data, all.embeddings.rows().nth(i).unwrap());
+                // The portable path leaves the order of sums to a library.
+                let most = if cpu.name() == "portable" { 1e-6 } else { 0.0 };
+                assert!(differs <= most, "{dtype:?} on {}: {differs}", cpu.name());
+            }
+        }
     }
 }

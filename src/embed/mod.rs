@@ -1,5 +1,6 @@
 //! Text → vectors: tokens, batching, encoders.
 
+pub mod bench;
 mod encoders;
 mod engine;
 mod kernels;
@@ -59,6 +60,10 @@ impl Embeddings {
 pub trait Embedder: Send {
     /// What determines the vectors.
     fn context(&self) -> &ModelContext;
+    /// Multiplications and additions of the products for a text of so many tokens; 0 when nobody counts.
+    fn operations(&self, _tokens: usize) -> f64 {
+        0.0
+    }
     /// Computes the vectors of a batch.
     fn embed(&mut self, batch: &TokenBatch) -> Result<Embeddings>;
 }

@@ -3,31 +3,32 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Pooling;
 
-/// Pools the rows of one text (`hidden.len() == tokens * dimension`, at least one token), scales
-/// the result to length 1 if asked, and appends it to `out`.
+/// Pools the rows of one text (at least one token), each cut to `dimension` columns, scales the
+/// result to length 1 if asked, and appends it to `out`.
 ///
 /// # Errors
 /// `ModelMismatch` when the vector has no direction: weights that are damaged or not this model's.
-pub(super) fn pool(
-    hidden: &[f32],
+pub(super) fn pool<'a>(
+    mut rows: impl ExactSizeIterator<Item = &'a [f32]> + DoubleEndedIterator,
     dimension: usize,
     pooling: Pooling,
     normalize: bool,
     out: &mut Vec<f32>,
 ) -> Result<()> {
     let start = out.len();
+    let count = rows.len();
     match pooling {
-        Pooling::Cls => out.extend_from_slice(&hidden[..dimension]),
-        Pooling::LastToken => out.extend_from_slice(&hidden[hidden.len() - dimension..]),
+        Pooling::Cls => out.extend(rows.next().into_iter().flat_map(|r| &r[..dimension])),
+        Pooling::LastToken => out.extend(rows.next_back().into_iter().flat_map(|r| &r[..dimension])),
         Pooling::Mean => {
             out.resize(start + dimension, 0.0);
             let sums = &mut out[start..];
-            for row in hidden.chunks_exact(dimension) {
+            for row in rows {
                 for (sum, x) in sums.iter_mut().zip(row) {
                     *sum += x;
                 }
             }
-            let scale = dimension as f32 / hidden.len() as f32;
+            let scale = 1.0 / count as f32;
             sums.iter_mut().for_each(|x| *x *= scale);
         }
     }
@@ -54,7 +55,7 @@ mod tests {
         let hidden = [1.0, 2.0, 3.0, 4.0, 5.0, 9.0];
         let pooled = |pooling| {
             let mut out = vec![7.0];
-            pool(&hidden, 2, pooling, false, &mut out).unwrap();
+            pool(hidden.chunks_exact(2), 2, pooling, false, &mut out).unwrap();
             out
         };
         assert_eq!(pooled(Pooling::Cls), [7.0, 1.0, 2.0]);
@@ -65,9 +66,12 @@ mod tests {
     #[test]
     fn unit_length_or_an_error() {
         let mut out = Vec::new();
-        pool(&[3.0, 4.0], 2, Pooling::Cls, true, &mut out).unwrap();
+        pool([[3.0, 4.0].as_slice()].into_iter(), 2, Pooling::Cls, true, &mut out).unwrap();
         assert_eq!(out, [0.6, 0.8]);
-        assert_eq!(pool(&[0.0, 0.0], 2, Pooling::Cls, true, &mut out).unwrap_err().kind(), ErrorKind::ModelMismatch);
-        assert!(pool(&[f32::NAN, 0.0], 2, Pooling::Cls, false, &mut out).is_err());
+        assert_eq!(
+            pool([[0.0, 0.0].as_slice()].into_iter(), 2, Pooling::Cls, true, &mut out).unwrap_err().kind(),
+            ErrorKind::ModelMismatch
+        );
+        assert!(pool([[f32::NAN, 0.0].as_slice()].into_iter(), 2, Pooling::Cls, false, &mut out).is_err());
     }
 }

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use candle_core::DType;
 use candle_core::pickle::PthTensors;
-use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -135,14 +135,6 @@ impl Weights {
                 .with("found", format!("{found:?}")));
         }
         Ok(values)
-    }
-
-    /// One tensor for candle.
-    pub(super) fn tensor(&self, name: &str) -> Result<Tensor> {
-        let (values, shape) = self.read(name)?;
-        Tensor::from_vec(values, shape, &Device::Cpu).map_err(|e| {
-            Error::new(ErrorKind::ModelMismatch, "a tensor of the weights is malformed").with("tensor", name).because(e)
-        })
     }
 }
 

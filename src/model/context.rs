@@ -13,10 +13,16 @@ pub enum Architecture {
     Bert,
     /// XLM-RoBERTa (multilingual E5, BGE-M3 dense).
     XlmRoberta,
+    /// DistilBERT.
+    DistilBert,
+    /// MPNet (all-mpnet-base-v2): scores by distance.
+    Mpnet,
     /// Nomic-BERT: rotary positions, SwiGLU.
     NomicBert,
     /// ModernBERT.
     ModernBert,
+    /// GTE v1.5: rotary positions, GEGLU.
+    Gte,
     /// Qwen3: decoder, last-token pooling.
     Qwen3,
     /// No network: deterministic pseudo-random vectors, for measuring everything else.
@@ -45,6 +51,32 @@ pub enum Dtype {
     Bf16,
     /// 16-bit floats.
     F16,
+    /// 8-bit integers in linear layers, bfloat16 in attention: fast, and not exact.
+    Int8,
+}
+
+impl Dtype {
+    /// Every format that the CPU computes in.
+    pub const CPU: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+
+    /// Its name in pipelines and snapshots.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// Least cosine of two vectors of one text in this format, computed on any two machines.
+    pub fn least_cosine(self) -> f64 {
+        match self {
+            Self::F32 => 0.9999,
+            Self::Bf16 | Self::F16 => 0.999,
+            Self::Int8 => 0.99,
+        }
+    }
 }
 
 /// Distance of the vector space.

@@ -144,6 +144,9 @@ impl ModelFiles {
         let types: &[&str] = match card.architecture {
             Architecture::Bert => &["bert"],
             Architecture::XlmRoberta => &["xlm-roberta"],
+            Architecture::DistilBert => &["distilbert"],
+            Architecture::Mpnet => &["mpnet"],
+            Architecture::Gte => &["new"],
             Architecture::NomicBert => &["nomic_bert"],
             Architecture::ModernBert => &["modernbert"],
             Architecture::Qwen3 => &["qwen3"],
@@ -153,13 +156,15 @@ impl ModelFiles {
         if !types.contains(&found) {
             return Err(wrong("architecture", types.join(" or "), found.to_owned()));
         }
-        let hidden = number(&["hidden_size", "n_embd"]);
+        let hidden = number(&["hidden_size", "n_embd", "dim"]);
         if hidden != Some(u64::from(card.dimension)) {
             return Err(wrong("dimension", card.dimension.to_string(), shown(hidden)));
         }
         let positions = number(&["max_position_embeddings", "n_positions"]).map(|p| match card.architecture {
             // Positions start after the padding index.
-            Architecture::XlmRoberta => p.saturating_sub(number(&["pad_token_id"]).unwrap_or(1) + 1),
+            Architecture::XlmRoberta | Architecture::Mpnet => {
+                p.saturating_sub(number(&["pad_token_id"]).unwrap_or(1) + 1)
+            }
             _ => p,
         });
         if positions.is_none_or(|p| p < u64::from(card.max_tokens)) {
@@ -172,7 +177,12 @@ impl ModelFiles {
         }
         // Readable weights of another network must not be taken, and least of all pinned.
         let table = match card.architecture {
-            Architecture::Bert | Architecture::XlmRoberta | Architecture::NomicBert => "word_embeddings.weight",
+            Architecture::Bert
+            | Architecture::XlmRoberta
+            | Architecture::DistilBert
+            | Architecture::Mpnet
+            | Architecture::NomicBert
+            | Architecture::Gte => "word_embeddings.weight",
             Architecture::ModernBert => "tok_embeddings.weight",
             Architecture::Qwen3 => "embed_tokens.weight",
             Architecture::Noop => return Ok(()),

@@ -238,7 +238,7 @@ impl Pipeline {
         for (key, value) in [
             ("validation.min_recall", v.min_recall),
             ("validation.min_self_retrieval", v.min_self_retrieval),
-            ("validation.min_canary_cosine", v.min_canary_cosine),
+            ("validation.min_canary_cosine", v.min_canary_cosine.unwrap_or(1.0)),
             ("validation.golden_thresholds.mean", g.mean),
             ("validation.golden_thresholds.median", g.median),
             ("validation.golden_thresholds.p5", g.p5),

@@ -36,7 +36,7 @@ pub(super) fn exemplar() -> Pipeline {
         chunking: ChunkingSettings::default(),
         model: ModelSettings {
             source: Some("models/all-MiniLM-L6-v2".into()),
-            dtype: Dtype::F32,
+            dtype: Some(Dtype::F32),
             ..Default::default()
         },
         repository: RepositorySettings { url: "repository".into() },

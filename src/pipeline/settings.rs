@@ -166,8 +166,9 @@ pub struct ModelSettings {
     pub name: String,
     /// A directory or object-store URL with the model's files, used instead of the card's sources.
     pub source: Option<String>,
-    /// Number format of the computation.
-    pub dtype: Dtype,
+    /// Number format of the computation. When absent: what the last snapshot recorded, and for a
+    /// first snapshot the fastest exact enough format of the machine.
+    pub dtype: Option<Dtype>,
     /// Workers, each on one core; 0 means one per core.
     pub workers: usize,
     /// Most tokens in a batch.
@@ -176,7 +177,7 @@ pub struct ModelSettings {
 
 impl Default for ModelSettings {
     fn default() -> Self {
-        Self { name: "all-MiniLM-L6-v2".to_owned(), source: None, dtype: Dtype::F32, workers: 0, batch_tokens: 2048 }
+        Self { name: "all-MiniLM-L6-v2".to_owned(), source: None, dtype: None, workers: 0, batch_tokens: 2048 }
     }
 }
 
@@ -294,8 +295,9 @@ pub struct ValidationSettings {
     pub min_recall: f64,
     /// Least share of sampled chunks that find themselves first.
     pub min_self_retrieval: f64,
-    /// Least cosine between a canary's recorded and recomputed vector.
-    pub min_canary_cosine: f64,
+    /// Least cosine between a canary's recorded and recomputed vector. When absent it follows the
+    /// number format: 0.9999 in f32, 0.999 in bf16 and f16, 0.99 in int8.
+    pub min_canary_cosine: Option<f64>,
     /// Thresholds for golden queries.
     pub golden_thresholds: GoldenThresholds,
 }
@@ -309,7 +311,7 @@ impl Default for ValidationSettings {
             k: 10,
             min_recall: 0.95,
             min_self_retrieval: 0.95,
-            min_canary_cosine: 0.9999,
+            min_canary_cosine: None,
             golden_thresholds: GoldenThresholds::default(),
         }
     }

@@ -73,7 +73,10 @@ const SECTIONS: &[Section] = &[
         keys: &[
             ("name", "Name of a model card (`regrow models` lists them), or path of a card file."),
             ("source", "A directory or URL with the model's files, used instead of the card's own sources."),
-            ("dtype", "Number format of the computation: \"f32\", the only one that the CPU engine computes."),
+            (
+                "dtype",
+                "\"f32\" (exact), \"bf16\" (cosine 0.9999 to it, twice as fast where the processor has it) or \"int8\" (fastest, cosine about 0.99). When absent: as the last snapshot; a first one takes bf16 where it is fast, or else f32.",
+            ),
             ("workers", "Workers, each on one core; 0 means one per core."),
             ("batch_tokens", "Most tokens in a batch."),
         ],
@@ -120,7 +123,10 @@ const SECTIONS: &[Section] = &[
             ("k", "k of recall@k."),
             ("min_recall", "Least mean recall@k of the index against exact search."),
             ("min_self_retrieval", "Least share of sampled chunks that find themselves first."),
-            ("min_canary_cosine", "Least cosine between a canary's recorded and recomputed vector."),
+            (
+                "min_canary_cosine",
+                "Least cosine between a canary's recorded and recomputed vector. When absent: 0.9999 in f32, 0.999 in bf16, 0.99 in int8.",
+            ),
         ],
     },
     Section {

@@ -114,7 +114,8 @@ impl Prepared {
         // The corpus may have moved; everything else is read as it was recorded.
         settings.url = workspace.pipeline.corpus.url.clone();
         let corpus = workspace.corpus(&settings)?;
-        let engine = workspace.engine().await?;
+        let recorded = manifest.model_fingerprint;
+        let engine = workspace.engine(&|context| context.fingerprint().is_ok_and(|f| f == recorded)).await?;
         check_model(&manifest.model, engine.context()).map_err(|e| e.with("snapshot", &manifest.id))?;
         let chunker = chunker(&manifest.rules, &engine)?;
         let reuse = if options.reuse {
@@ -164,7 +165,12 @@ impl Prepared {
             .zip(embedded.embeddings.rows())
             .map(|(canary, vector)| cosine(&canary.vector, vector))
             .fold(f64::INFINITY, f64::min);
-        let expected = self.workspace.pipeline.validation.min_canary_cosine;
+        let expected = self
+            .workspace
+            .pipeline
+            .validation
+            .min_canary_cosine
+            .unwrap_or_else(|| self.manifest.model.dtype.least_cosine());
         let measured = serde_json::json!({ "least_cosine": least, "canaries": self.canaries.len() });
         let expected_json = serde_json::json!({ "least_cosine": expected });
         let check = if least >= expected {

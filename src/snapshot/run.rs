@@ -45,10 +45,6 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
     let events = &workspace.events;
     let corpus = Arc::new(workspace.corpus(&pipeline.corpus)?);
     let repository = workspace.create_repository().await?;
-    let engine = workspace.engine().await?;
-    let rules = chunking_rules(&pipeline.chunking, &engine)?;
-    let rules_fingerprint = rules.fingerprint()?;
-    let cutter = Arc::new(chunker(&rules, &engine)?);
     let previous = match Manifest::find(&repository, "latest", Some(&pipeline.name)).await {
         Ok(manifest) => Some(manifest),
         Err(e) if e.kind() == ErrorKind::NotFound => None,
@@ -57,6 +53,10 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
             None
         }
     };
+    let engine = workspace.engine(&|context| previous.as_ref().is_some_and(|p| p.model.dtype == context.dtype)).await?;
+    let rules = chunking_rules(&pipeline.chunking, &engine)?;
+    let rules_fingerprint = rules.fingerprint()?;
+    let cutter = Arc::new(chunker(&rules, &engine)?);
 
     let times = Arc::new(IngestTimes::default());
     let mut intake = Intake::new(pipeline.corpus.on_bad_document)?;

@@ -1,36 +1,109 @@
-//! One network per file.
+//! One architecture per file, and what they share: [`network`] and its computation.
 
 mod bert;
-mod wrapped;
+mod cpu;
+mod distil;
+mod gte;
+mod modern;
+mod mpnet;
+mod network;
+mod nomic;
+mod qwen3;
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::bench::Shape as BenchShape;
+use super::kernels::{Cpu, Norm};
 use super::{Embedder, Weights};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Architecture, ModelContext, ModelFiles};
+use cpu::{CpuEncoder, Formats};
 
 /// Loads the weights once and makes one encoder per worker; they share the weights.
-pub(super) fn open(files: &ModelFiles, context: &Arc<ModelContext>, workers: usize) -> Result<Vec<Box<dyn Embedder>>> {
+pub(super) fn open(
+    files: &ModelFiles,
+    context: &Arc<ModelContext>,
+    workers: usize,
+    cpu: Cpu,
+) -> Result<Vec<Box<dyn Embedder>>> {
     let config = files.config()?;
     let weights = Weights::open(&files.weights())?;
-    match context.architecture {
-        Architecture::Bert | Architecture::XlmRoberta => {
-            let model = Arc::new(bert::Model::load(&config, &weights, context)?);
-            Ok((0..workers).map(|_| Box::new(bert::Bert::new(&model, context)) as Box<dyn Embedder>).collect())
-        }
-        Architecture::NomicBert | Architecture::ModernBert | Architecture::Qwen3 => {
-            let model = Arc::new(wrapped::Network::load(&config, &weights, context.architecture)?);
-            Ok((0..workers).map(|_| Box::new(wrapped::Wrapped::new(&model, context)) as Box<dyn Embedder>).collect())
-        }
-        Architecture::Noop => Err(Error::new(ErrorKind::Configuration, "the no-op model has no files")),
-    }
+    let formats = Formats::new(cpu, context.dtype)?;
+    let network = match context.architecture {
+        Architecture::Bert | Architecture::XlmRoberta => bert::load(&config, &weights, context, &formats)?,
+        Architecture::DistilBert => distil::load(&config, &weights, &formats)?,
+        Architecture::Mpnet => mpnet::load(&config, &weights, context, &formats)?,
+        Architecture::NomicBert => nomic::load(&config, &weights, context, &formats)?,
+        Architecture::ModernBert => modern::load(&config, &weights, context, &formats)?,
+        Architecture::Gte => gte::load(&config, &weights, context, &formats)?,
+        Architecture::Qwen3 => qwen3::load(&config, &weights, context, &formats)?,
+        Architecture::Noop => return Err(Error::new(ErrorKind::Configuration, "the no-op model has no files")),
+    };
+    let network = Arc::new(network);
+    Ok((0..workers).map(|_| Box::new(CpuEncoder::new(&network, context, formats)) as Box<dyn Embedder>).collect())
 }
 
-/// A computation in candle failed.
-fn failed(e: candle_core::Error) -> Error {
-    Error::new(ErrorKind::Unexpected, "a computation of the encoder failed").because(e)
+/// A network with random weights, for measuring.
+pub(super) fn synthetic(
+    shape: BenchShape,
+    vocabulary: usize,
+    context: &Arc<ModelContext>,
+    workers: usize,
+    cpu: Cpu,
+) -> Result<Vec<Box<dyn Embedder>>> {
+    let formats = Formats::new(cpu, context.dtype)?;
+    let network = Arc::new(bert::random(shape, vocabulary, context.max_tokens as usize, &formats)?);
+    Ok((0..workers).map(|_| Box::new(CpuEncoder::new(&network, context, formats)) as Box<dyn Embedder>).collect())
+}
+
+/// Tensors of a checkpoint whose names may all begin with a prefix.
+struct Names<'a> {
+    weights: &'a Weights,
+    prefixes: &'a [&'a str],
+}
+
+impl<'a> Names<'a> {
+    /// The first prefix is the one that errors name.
+    fn new(weights: &'a Weights, prefixes: &'a [&'a str]) -> Self {
+        Self { weights, prefixes }
+    }
+
+    fn full(&self, rest: &str) -> String {
+        let name = |prefix: &&str| format!("{prefix}{rest}");
+        self.prefixes.iter().map(name).find(|n| self.weights.has(n)).unwrap_or_else(|| name(&self.prefixes[0]))
+    }
+
+    fn has(&self, rest: &str) -> bool {
+        self.weights.has(&self.full(rest))
+    }
+
+    /// A tensor of this shape.
+    fn get(&self, rest: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.weights.get(&self.full(rest), shape)
+    }
+
+    /// Layer norm with weight and bias, under today's names or TensorFlow's.
+    fn norm(&self, at: &str, width: usize, epsilon: f32) -> Result<Norm> {
+        let either = |new: &str, old: &str| {
+            let old = format!("{at}.{old}");
+            self.get(&if self.has(&old) { old } else { format!("{at}.{new}") }, &[width])
+        };
+        let (gamma, beta) = (either("weight", "gamma")?, either("bias", "beta")?);
+        Ok(Norm { gamma, beta: Some(beta), epsilon, centred: true })
+    }
+
+    /// Columns of a head.
+    fn divide(&self, hidden: usize, heads: usize) -> Result<usize> {
+        let width = hidden / heads;
+        if hidden.is_multiple_of(heads) && width.is_multiple_of(2) {
+            return Ok(width);
+        }
+        Err(Error::new(ErrorKind::ModelMismatch, "the hidden size does not divide into heads of an even width")
+            .with("hidden_size", hidden)
+            .with("num_attention_heads", heads))
+    }
 }
 
 /// Refuses a network that is not computed rightly here.
@@ -46,7 +119,12 @@ fn require(config: &Value, key: &'static str, right: &[Value]) -> Result<()> {
         .guidance("use another model: its vectors would be wrong here"))
 }
 
-/// A number of the configuration.
+/// A number of the configuration, or what it is where it is not said.
+fn number(config: &Value, key: &str, default: f64) -> f64 {
+    config.get(key).and_then(Value::as_f64).unwrap_or(default)
+}
+
+/// A positive whole number of the configuration.
 fn size(config: &Value, key: &'static str) -> Result<usize> {
     config.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0).ok_or_else(|| {
         Error::new(ErrorKind::ModelMismatch, "the model's configuration lacks a number").with("key", key)

@@ -4,12 +4,15 @@ use serde_json::json;
 
 use super::*;
 use crate::embed::{Engine, Role};
-use crate::model::ModelCard;
+use crate::model::{Dtype, ModelCard};
 use crate::pipeline::ModelSettings;
 
 /// Tiny networks with random weights, and the vectors that the reference implementations compute.
-const TINY: [(&str, &str, &str); 4] = [
+const TINY: [(&str, &str, &str); 7] = [
     ("tiny-xlm-roberta", "xlm_roberta", "mean"),
+    ("tiny-distilbert", "distil_bert", "mean"),
+    ("tiny-mpnet", "mpnet", "mean"),
+    ("tiny-gte", "gte", "cls"),
     ("tiny-modernbert", "modern_bert", "cls"),
     ("tiny-nomic-bert", "nomic_bert", "mean"),
     ("tiny-qwen3", "qwen3", "last_token"),
@@ -31,7 +34,34 @@ fn card(architecture: &str, pooling: &str) -> ModelCard {
 
 fn open_engine(directory: &Path, architecture: &str, pooling: &str) -> Result<Engine> {
     let files = ModelFiles::open(&card(architecture, pooling), directory)?;
-    Engine::open(&files, &ModelSettings { workers: 2, batch_tokens: 50, ..ModelSettings::default() })
+    Engine::open(
+        &files,
+        &ModelSettings { workers: 2, batch_tokens: 50, dtype: Some(Dtype::F32), ..ModelSettings::default() },
+    )
+}
+
+/// Every precision through every way of this machine; `f32` must be exact, the others near it.
+#[test]
+fn every_path_and_precision_computes_every_architecture() {
+    for (name, architecture, pooling) in TINY {
+        let golden: Value = serde_json::from_slice(&std::fs::read(folder(name).join("golden.json")).unwrap()).unwrap();
+        let records = golden["texts"].as_array().unwrap();
+        let texts: Vec<&str> = records.iter().map(|t| t["text"].as_str().unwrap()).collect();
+        let files = ModelFiles::open(&card(architecture, pooling), &folder(name)).unwrap();
+        // Tiny networks with large random weights lose more than trained ones.
+        for (dtype, least) in [(Dtype::F32, 0.999_99), (Dtype::Bf16, 0.999), (Dtype::Int8, 0.97)] {
+            let settings = ModelSettings { workers: 1, dtype: Some(dtype), ..ModelSettings::default() };
+            for cpu in Cpu::all() {
+                let engine = Engine::on(&files, &settings, cpu).unwrap();
+                let embedded = engine.embed(Role::Document, &texts, &|| false).unwrap();
+                for (row, record) in embedded.embeddings.rows().zip(records) {
+                    let expected = crate::embed::engine::floats(record["vector"].as_str().unwrap());
+                    let cosine: f32 = row.iter().zip(&expected).map(|(x, y)| x * y).sum();
+                    assert!(cosine > least, "{name} {dtype:?} on {}: {cosine}", cpu.name());
+                }
+            }
+        }
+    }
 }
 
 fn worst(a: &[f32], b: &[f32]) -> f32 {
@@ -96,6 +126,12 @@ fn what_would_be_wrong_is_refused() {
         ("tiny-qwen3", "use_sliding_window", json!(true)),
         ("tiny-qwen3", "rope_scaling", json!({"type": "yarn"})),
         ("tiny-qwen3", "num_hidden_layers", json!(4)),
+        ("tiny-qwen3", "num_key_value_heads", json!(3)),
+        ("tiny-distilbert", "activation", json!("relu")),
+        ("tiny-distilbert", "n_heads", json!(16)),
+        ("tiny-mpnet", "relative_attention_num_buckets", json!(64)),
+        ("tiny-gte", "rope_scaling", json!({"type": "dynamic", "factor": 2.0})),
+        ("tiny-gte", "position_embedding_type", json!("absolute")),
     ] {
         let (_, architecture, pooling) = TINY.iter().find(|t| t.0 == name).unwrap();
         let directory = with_config(name, &|config| config[key] = value.clone());

@@ -1,0 +1,270 @@
+//! Computing a network on the CPU, one worker's share.
+
+use std::sync::Arc;
+
+use super::network::{Layer, Network, Pack};
+use crate::embed::kernels::{Activation, Attention, Cpu, Format, Linear, Norm, Out, Rows, Scratch};
+use crate::embed::pooling::pool;
+use crate::embed::{Embedder, Embeddings, TokenBatch};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Dtype, ModelContext};
+
+/// Tokens that go through the layers together: enough that packed weights are used often once
+/// they are near, few enough that a layer's activations stay in the second-level cache.
+const MICRO_BATCH: usize = 256;
+
+/// How numbers are held and multiplied on a machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Formats {
+    cpu: Cpu,
+    /// Operands of linear layers.
+    linear: Format,
+    /// Operands of attention.
+    attention: Format,
+}
+
+impl Formats {
+    /// # Errors
+    /// `Configuration` for a precision that no CPU kernel computes in.
+    pub(super) fn new(cpu: Cpu, dtype: Dtype) -> Result<Self> {
+        let (linear, attention) = match dtype {
+            Dtype::F32 => (Format::F32, Format::F32),
+            Dtype::Bf16 => (cpu.bf16(), cpu.bf16()),
+            Dtype::Int8 => (Format::Int8, cpu.bf16()),
+            Dtype::F16 => {
+                return Err(Error::new(ErrorKind::Configuration, "CPUs compute in f32, bf16 or int8 here, not in f16")
+                    .guidance("set `dtype` in the pipeline's [model] to one of these"));
+            }
+        };
+        Ok(Self { cpu, linear, attention })
+    }
+}
+
+impl Pack for Formats {
+    type Linear = Linear;
+
+    fn linear(&self, weights: &[f32], outputs: usize, inputs: usize, bias: Option<&[f32]>) -> Result<Linear> {
+        Ok(Linear::new(self.cpu, self.linear, weights, outputs, inputs, bias))
+    }
+
+    fn gated(&self, gate: &[f32], up: &[f32], outputs: usize, inputs: usize) -> Result<Linear> {
+        Ok(Linear::gated(self.cpu, self.linear, gate, up, outputs, inputs))
+    }
+}
+
+/// One worker's encoder.
+pub(super) struct CpuEncoder {
+    network: Arc<Network<Linear>>,
+    context: Arc<ModelContext>,
+    formats: Formats,
+    memory: Memory,
+}
+
+/// Matrices that live from batch to batch.
+struct Memory {
+    x: Rows,
+    operand: Rows,
+    /// Before rotation and norms of heads, where a layer has them.
+    raw: Rows,
+    qkv: Rows,
+    attended: Rows,
+    attended_operand: Rows,
+    inner: Rows,
+    inner_operand: Rows,
+    scratch: Scratch,
+}
+
+impl CpuEncoder {
+    pub(super) fn new(network: &Arc<Network<Linear>>, context: &Arc<ModelContext>, formats: Formats) -> Self {
+        let Formats { linear, attention, .. } = formats;
+        let (hidden, layer) = (network.hidden, network.layers.first());
+        let (columns, heads, inner) =
+            layer.map_or((0, 0, 0), |l| (l.heads.columns(), l.heads.queries * l.heads.width, l.inner));
+        // Integers are made of whole rows, so that a row is floats first.
+        let whole = if linear == Format::Int8 { Format::F32 } else { linear };
+        let memory = Memory {
+            x: Rows::new(Format::F32, hidden),
+            operand: Rows::new(linear, hidden),
+            raw: Rows::new(Format::F32, columns),
+            qkv: Rows::new(attention, columns),
+            attended: Rows::new(whole, heads),
+            attended_operand: Rows::new(linear, heads),
+            inner: Rows::new(whole, inner),
+            inner_operand: Rows::new(linear, inner),
+            scratch: Scratch::default(),
+        };
+        Self { network: Arc::clone(network), context: Arc::clone(context), formats, memory }
+    }
+
+    /// Fills `memory.x` with the last layer's rows of all tokens.
+    fn forward(&mut self, ids: &[u32], lengths: &[u32]) -> Result<()> {
+        let (network, cpu) = (Arc::clone(&self.network), self.formats.cpu);
+        let m = &mut self.memory;
+        m.x.reset(ids.len());
+        m.operand.reset(ids.len());
+        let mut rest = ids;
+        let mut row = 0;
+        for length in lengths {
+            let (text, after) = rest.split_at(*length as usize);
+            rest = after;
+            for (id, position) in text.iter().zip(network.embedding.positions(text)) {
+                network.embedding.write(*id, position, m.x.row_mut(row))?;
+                row += 1;
+            }
+        }
+        if let Some(norm) = &network.embedding.norm {
+            let operand = (!network.norm_first).then_some(&mut m.operand);
+            cpu.normalise(&mut m.x, norm, false, operand);
+        } else if !network.norm_first {
+            cpu.convert(&m.x, &mut m.operand);
+        }
+        for layer in &network.layers {
+            m.layer(layer, network.norm_first, lengths, cpu);
+        }
+        if let Some(norm) = &network.last_norm {
+            cpu.normalise(&mut m.x, norm, false, None);
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn layer(&mut self, layer: &Layer<Linear>, norm_first: bool, lengths: &[u32], cpu: Cpu) {
+        if norm_first {
+            self.operand_of(layer.attention_norm.as_ref(), cpu);
+        }
+        self.attend(layer, lengths, cpu);
+        let attended = match self.attended.format() == self.attended_operand.format() {
+            true => &self.attended,
+            false => {
+                self.attended_operand.reset(self.x.count());
+                cpu.convert(&self.attended, &mut self.attended_operand);
+                &self.attended_operand
+            }
+        };
+        cpu.product(attended, &layer.output, Out::Add(&mut self.x));
+        match (norm_first, &layer.attention_norm) {
+            (true, _) => self.operand_of(layer.mlp_norm.as_ref(), cpu),
+            (false, Some(norm)) => cpu.normalise(&mut self.x, norm, false, Some(&mut self.operand)),
+            (false, None) => cpu.convert(&self.x, &mut self.operand),
+        }
+        self.inner.reset(self.x.count());
+        cpu.product(&self.operand, &layer.up, Out::Put(&mut self.inner, layer.activation));
+        let inner = match self.inner.format() == self.inner_operand.format() {
+            true => &self.inner,
+            false => {
+                self.inner_operand.reset(self.x.count());
+                cpu.convert(&self.inner, &mut self.inner_operand);
+                &self.inner_operand
+            }
+        };
+        cpu.product(inner, &layer.down, Out::Add(&mut self.x));
+        if !norm_first {
+            match &layer.mlp_norm {
+                Some(norm) => cpu.normalise(&mut self.x, norm, false, Some(&mut self.operand)),
+                None => cpu.convert(&self.x, &mut self.operand),
+            }
+        }
+    }
+
+    /// The next product's operand: rows through a norm, which stay as they are themselves.
+    fn operand_of(&mut self, norm: Option<&Norm>, cpu: Cpu) {
+        match norm {
+            Some(norm) => cpu.normalise(&mut self.x, norm, true, Some(&mut self.operand)),
+            None => cpu.convert(&self.x, &mut self.operand),
+        }
+    }
+
+    fn attend(&mut self, layer: &Layer<Linear>, lengths: &[u32], cpu: Cpu) {
+        let count = self.x.count();
+        self.qkv.reset(count);
+        self.attended.reset(count);
+        if layer.rotary.is_some() || layer.head_norms.is_some() {
+            self.raw.reset(count);
+            cpu.product(&self.operand, &layer.qkv, Out::Put(&mut self.raw, Activation::None));
+            place(layer, lengths, &mut self.raw);
+            cpu.convert(&self.raw, &mut self.qkv);
+        } else {
+            cpu.product(&self.operand, &layer.qkv, Out::Put(&mut self.qkv, Activation::None));
+        }
+        let attention = Attention {
+            heads: layer.heads,
+            reach: layer.reach,
+            distances: layer.distances.as_ref().map(|d| d.as_slice()),
+        };
+        let mut start = 0;
+        for length in lengths.iter().map(|l| *l as usize) {
+            cpu.attention(attention, &self.qkv, (start, length), &mut self.scratch, &mut self.attended);
+            start += length;
+        }
+    }
+}
+
+/// Norms, rotates and scales the heads' queries and keys.
+fn place(layer: &Layer<Linear>, lengths: &[u32], rows: &mut Rows) {
+    let heads = layer.heads;
+    let mut start = 0;
+    for length in lengths.iter().map(|l| *l as usize) {
+        for position in 0..length {
+            let row = &mut rows.row_mut(start + position)[..(heads.queries + heads.shared) * heads.width];
+            for (i, head) in row.chunks_exact_mut(heads.width).enumerate() {
+                let query = i < heads.queries;
+                if let Some((queries, keys)) = &layer.head_norms {
+                    let norm = if query { queries } else { keys };
+                    let square = head.iter().map(|x| x * x).sum::<f32>() / heads.width as f32;
+                    let scale = 1.0 / (square + norm.epsilon).sqrt();
+                    head.iter_mut().zip(&norm.gamma).for_each(|(x, g)| *x *= scale * g);
+                }
+                if let Some(rotary) = &layer.rotary {
+                    rotary.turn(head, position);
+                }
+                if query && layer.query_scale != 1.0 {
+                    head.iter_mut().for_each(|x| *x *= layer.query_scale);
+                }
+            }
+        }
+        start += length;
+    }
+}
+
+impl Embedder for CpuEncoder {
+    fn context(&self) -> &ModelContext {
+        &self.context
+    }
+
+    fn operations(&self, tokens: usize) -> f64 {
+        let layers = self.network.layers.iter().map(|l| {
+            let linear = l.qkv.size() + l.output.size() + l.up.size() + l.down.size();
+            2 * linear + 4 * tokens * l.heads.queries * l.heads.width
+        });
+        (layers.sum::<usize>() * tokens) as f64
+    }
+
+    fn embed(&mut self, batch: &TokenBatch) -> Result<Embeddings> {
+        let dimension = self.context.dimension as usize;
+        let context = Arc::clone(&self.context);
+        let mut data = Vec::with_capacity(batch.lengths.len() * dimension);
+        let (mut ids, mut lengths) = (batch.ids.as_slice(), batch.lengths.as_slice());
+        while !lengths.is_empty() {
+            let (mut texts, mut tokens) = (0, 0);
+            for length in lengths.iter().map(|l| *l as usize) {
+                if texts > 0 && tokens + length > MICRO_BATCH {
+                    break;
+                }
+                texts += 1;
+                tokens += length;
+            }
+            let (here, later) = lengths.split_at(texts);
+            let (now, then) = ids.split_at(tokens);
+            self.forward(now, here)?;
+            let mut start = 0;
+            for length in here.iter().map(|l| *l as usize) {
+                let rows = (start..start + length).map(|i| self.memory.x.row(i));
+                pool(rows, dimension, context.pooling, context.normalize, &mut data)?;
+                start += length;
+            }
+            (lengths, ids) = (later, then);
+        }
+        Ok(Embeddings { dimension, data })
+    }
+}
