@@ -48,7 +48,11 @@ pub(super) fn exemplar() -> Pipeline {
             payload_indexes: [("metadata.year".to_owned(), FieldType::Integer)].into(),
             promote: PromotePolicy::OnPass,
         },
-        validation: ValidationSettings { golden: Some("golden.jsonl".into()), ..Default::default() },
+        validation: ValidationSettings {
+            golden: Some("golden.jsonl".into()),
+            min_canary_cosine: Some(0.9999),
+            ..Default::default()
+        },
         drill: DrillSettings { rto_seconds: Some(3600.0), rpo_seconds: Some(86400.0), reuse: false },
     }
 }
