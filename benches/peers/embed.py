@@ -1,7 +1,7 @@
 """Runs other engines and regrow on the same texts, in turns, tokenising inside every timing.
 
     python -m pip install sentence-transformers onnxruntime onnx onnxscript openvino
-    python benches/peers/embed.py --model DIR [--shape bert-base] [--tokens 32,120,256] [--texts 200] [--rounds 3]
+    python benches/peers/embed.py --model DIR [--shape bert-base] [--tokens mixed,32,120] [--texts 200] [--rounds 3]
 
 DIR has the files of all-MiniLM-L6-v2 (`regrow models fetch all-MiniLM-L6-v2` says where they are). With --shape the weights
 are random and the tokenizer is the model's; then vectors are not compared, only speed. Texts are cut from this project's
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import pathlib
+import random
 import statistics
 import subprocess
 import tempfile
@@ -43,11 +44,14 @@ def wait_until_quiet(limit=20):
             return
 
 
-def cut(tokenizer, tokens, count):
+def cut(tokenizer, wanted, count):
+    """Texts of so many tokens, or of lengths as chunks of documents have them: most near 100, some much longer."""
+    draw = random.Random(7)
     text = "".join((ROOT / f).read_text() for f in ("README.md", "ARCHITECTURE.md", "docs/format.md", "CONTRIBUTING.md"))
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
     out = []
     for i in range(count):
+        tokens = min(256, max(20, int(draw.lognormvariate(4.65, 0.65)))) if wanted == "mixed" else int(wanted)
         start, n = i * 7919 % (len(offsets) - tokens), tokens - 2
         while len(tokenizer.encode(piece := text[offsets[start][0]:offsets[start + n - 1][1]]).ids) > tokens:
             n -= 1
@@ -134,10 +138,10 @@ class SentenceTransformers:
     def __init__(self, directory, size, dtype):
         import torch
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Pooling, Transformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
         torch.set_num_threads(CORES)
-        body = Transformer(str(directory), max_seq_length=512, model_args={"dtype": getattr(torch, dtype)})
-        self.model, self.size = SentenceTransformer(modules=[body, Pooling(body.get_word_embedding_dimension())], device="cpu"), size
+        body = Transformer(str(directory), max_seq_length=512, model_kwargs={"dtype": getattr(torch, dtype)})
+        self.model, self.size = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension())], device="cpu"), size
 
     def embed(self, texts):
         out = self.model.encode(texts, batch_size=self.size, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True)
@@ -192,7 +196,7 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--regrow", default="target/release/regrow")
     parser.add_argument("--shape", choices=SHAPES)
-    parser.add_argument("--tokens", default="32,120,256")
+    parser.add_argument("--tokens", default="mixed,32,120,256")
     parser.add_argument("--texts", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -226,7 +230,7 @@ def main():
 
     print("| tokens | engine | texts/s | regrow, same format, texts/s | regrow is faster by | cosine, least |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for tokens in map(int, args.tokens.split(",")):
+    for tokens in args.tokens.split(","):
         texts = cut(tokenizer, tokens, args.texts)
         path = str(folder / f"{tokens}.jsonl")
         pathlib.Path(path).write_text("".join(json.dumps(t) + "\n" for t in texts))

@@ -73,13 +73,18 @@ pub(super) fn plan(p: &RestorePlan) -> String {
         ("parts", format!("{}, {} of them stored", count(p.parts), count(p.parts_stored))),
         ("to compute", format!("{} chunks, {} tokens", count(p.chunks_to_compute), count(p.tokens_to_compute))),
         ("model", format!("{} at {} tokens/s here", p.model, count(p.tokens_per_second as u64))),
-        ("embedding", format!("at most {}", duration(p.embed_seconds))),
+        ("embedding", format!("at most {}{}", duration(p.embed_seconds), cost(p.embed_usd))),
         ("expected RTO", duration(p.rto_seconds)),
     ]);
     for item in &p.cannot_restore {
         let _ = writeln!(out, "  cannot be restored: {item}");
     }
     out
+}
+
+/// What a service charges, if it is known.
+fn cost(usd: Option<f64>) -> String {
+    usd.map_or_else(String::new, |usd| format!(", at most {usd:.2} US dollars"))
 }
 
 pub(super) fn restore(p: &Printer, r: &RestoreReport) -> String {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::bench::Shape;
 use super::kernels::{Cpu, Format};
 use super::noop::Noop;
+use super::pooling::pool;
+use super::service::Client;
 use super::{Embedder, Embeddings, TokenBatch, Tokenizer, encoders};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
@@ -49,6 +51,8 @@ pub struct Engine {
     tokenizer: Tokenizer,
     workers: Vec<Worker>,
     batch_tokens: usize,
+    /// Computes the vectors elsewhere; workers then only tokenise.
+    service: Option<Client>,
 }
 
 struct Worker {
@@ -87,6 +91,17 @@ impl Engine {
             )
             .with("model", &context.name)
             .guidance("the last token's vector is the text's: take the tokenizer.json of the embedding model"));
+        }
+        if files.card.service.is_some() {
+            if settings.dtype.is_some_and(|d| d != Dtype::F32) {
+                return Err(Error::new(ErrorKind::Configuration, "a service computes in a number format of its own")
+                    .guidance("leave `dtype` out of the pipeline's [model]"));
+            }
+            let embedders = (0..workers(settings.workers)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as _);
+            let client = Client::open(&files.card)?;
+            let mut engine = Self::new(Arc::clone(&context), tokenizer, embedders.collect(), settings.batch_tokens)?;
+            engine.service = Some(client);
+            return Ok(engine);
         }
         let embedders = encoders::open(files, &context, workers(settings.workers), cpu)?;
         Self::new(context, tokenizer, embedders, settings.batch_tokens)
@@ -135,7 +150,7 @@ impl Engine {
                 Ok(Worker { pool, embedder: Mutex::new(embedder) })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { context, tokenizer, workers, batch_tokens: batch_tokens.max(1) })
+        Ok(Self { context, tokenizer, workers, batch_tokens: batch_tokens.max(1), service: None })
     }
 
     /// Workers, each on its own batch.
@@ -172,8 +187,19 @@ impl Engine {
         let tokens = self.tokenise(role, texts, cancelled)?;
         self.check(&tokens)?;
         let total: usize = tokens.iter().map(Vec::len).sum();
-        let batches = Batches::new(&tokens, self.batch_tokens, self.workers.len());
         let dimension = self.context.dimension as usize;
+        if let Some(service) = &self.service {
+            let prefix = self.prefix(role);
+            let texts: Vec<String> = texts.iter().map(|text| format!("{prefix}{text}")).collect();
+            let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
+            let received = service.embed(&texts, &lengths, cancelled)?;
+            let mut data = Vec::with_capacity(received.len());
+            for row in received.chunks_exact(dimension) {
+                pool(std::iter::once(row), dimension, Pooling::Cls, self.context.normalize, &mut data)?;
+            }
+            return Ok(Embedded { embeddings: Embeddings { dimension, data }, tokens: total as u64 });
+        }
+        let batches = Batches::new(&tokens, self.batch_tokens, self.workers.len());
         let mut data = vec![0.0; texts.len() * dimension];
         self.run(
             batches.ranges.len(),
@@ -199,11 +225,20 @@ impl Engine {
         Ok(Embedded { embeddings: Embeddings { dimension, data }, tokens: total as u64 })
     }
 
+    /// What so many tokens cost at the model's service, in US dollars, where its card says.
+    pub fn price(&self, tokens: u64) -> Option<f64> {
+        self.service.as_ref().and_then(|s| s.price(tokens))
+    }
+
+    fn prefix(&self, role: Role) -> &str {
+        match role {
+            Role::Document => &self.context.document_prefix,
+            Role::Query => &self.context.query_prefix,
+        }
+    }
+
     fn tokenise(&self, role: Role, texts: &[&str], cancelled: &dyn Fn() -> bool) -> Result<Vec<Vec<u32>>> {
-        let prefix = match role {
-            Role::Document => self.context.document_prefix.as_str(),
-            Role::Query => self.context.query_prefix.as_str(),
-        };
+        let prefix = self.prefix(role);
         let blocks: Vec<&[&str]> = texts.chunks(TOKENISE).collect();
         let mut tokens = vec![Vec::new(); texts.len()];
         self.run(

@@ -6,6 +6,7 @@ mod engine;
 mod kernels;
 mod noop;
 mod pooling;
+mod service;
 mod tokens;
 mod weights;
 

@@ -26,4 +26,6 @@ pub(super) const BUILTIN: &[(&str, &str)] = &[
     ("multilingual-e5-large.toml", include_str!("../../models/multilingual-e5-large.toml")),
     ("multilingual-e5-small.toml", include_str!("../../models/multilingual-e5-small.toml")),
     ("nomic-embed-text-v1.5.toml", include_str!("../../models/nomic-embed-text-v1.5.toml")),
+    ("text-embedding-3-large.toml", include_str!("../../models/text-embedding-3-large.toml")),
+    ("text-embedding-3-small.toml", include_str!("../../models/text-embedding-3-small.toml")),
 ];

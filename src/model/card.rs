@@ -41,12 +41,77 @@ pub struct ModelCard {
     pub dimension: u32,
     /// Distance the vectors were trained for.
     pub metric: Metric,
+    /// Where the vectors are computed, for the architecture `service`; such a card needs no file but
+    /// `tokenizer.json`, which cuts the chunks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Service>,
     /// The model's files: `config.json`, `tokenizer.json` and one or more weights files.
     #[serde(rename = "file")]
     pub files: Vec<CardFile>,
     /// Where the files can be had, in order of preference.
     #[serde(rename = "source", default)]
     pub sources: Vec<Source>,
+}
+
+/// A model behind the interface `/v1/embeddings`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Address of the interface, without `/embeddings` at the end.
+    pub url: String,
+    /// The model's name at the service.
+    pub model: String,
+    /// Environment variable that holds the key; none for a service that wants none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_variable: Option<String>,
+    /// Whether requests say how long vectors should be: for models that can shorten them.
+    #[serde(default)]
+    pub sends_dimension: bool,
+    /// Whether vectors are asked for as base64, which is a third of the bytes.
+    #[serde(default)]
+    pub base64: bool,
+    /// Most texts in a request.
+    #[serde(default = "Service::default_max_texts")]
+    pub max_texts: usize,
+    /// Most tokens in a request, as the tokenizer of the card counts them.
+    #[serde(default = "Service::default_max_tokens")]
+    pub max_tokens: usize,
+    /// Requests on the way at once.
+    #[serde(default = "Service::default_concurrency")]
+    pub concurrency: usize,
+    /// Calls for one request, the first included.
+    #[serde(default = "Service::default_attempts")]
+    pub attempts: u32,
+    /// Longest wait for an answer.
+    #[serde(default = "Service::default_timeout_seconds")]
+    pub timeout_seconds: u64,
+    /// Limit of the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u64>,
+    /// Limit of the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u64>,
+    /// Price, for plans.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd_per_million_tokens: Option<f64>,
+}
+
+impl Service {
+    fn default_max_texts() -> usize {
+        64
+    }
+    fn default_max_tokens() -> usize {
+        16_384
+    }
+    fn default_concurrency() -> usize {
+        4
+    }
+    fn default_attempts() -> u32 {
+        6
+    }
+    fn default_timeout_seconds() -> u64 {
+        60
+    }
 }
 
 /// One file of a model. Digests that the card does not know are recorded at the first fetch.
@@ -190,13 +255,27 @@ impl ModelCard {
         if self.files.iter().map(|f| &f.name).collect::<BTreeSet<_>>().len() != self.files.len() {
             return Err("a file is listed twice".to_owned());
         }
-        for needed in [CONFIG, TOKENIZER] {
-            if !self.files.iter().any(|f| f.name == needed) {
+        let remote = self.architecture == Architecture::Service;
+        if remote != self.service.is_some() {
+            return Err("the architecture `service` and the table `[service]` belong together".to_owned());
+        }
+        if let Some(service) = &self.service {
+            if !service.url.starts_with("https://") && !service.url.starts_with("http://") || service.url.contains('@')
+            {
+                return Err("service.url must be an http or https address without a name or password".to_owned());
+            }
+            if service.key_variable.as_ref().is_some_and(|v| !v.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+            {
+                return Err("service.key_variable is the name of an environment variable, not the key".to_owned());
+            }
+        }
+        for needed in if remote { &[TOKENIZER][..] } else { &[CONFIG, TOKENIZER][..] } {
+            if !self.files.iter().any(|f| f.name == *needed) {
                 return Err(format!("file `{needed}` is missing"));
             }
         }
         let weights = self.weights();
-        if weights.is_empty() {
+        if weights.is_empty() && !remote {
             return Err("no weights file (`*.safetensors` or `*.bin`)".to_owned());
         }
         if weights.iter().any(|w| w.name.ends_with(".bin")) && weights.len() > 1 {

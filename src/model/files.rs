@@ -78,6 +78,11 @@ impl ModelFiles {
                 Error::new(ErrorKind::Unexpected, "a file of the model has no digest").with("file", name)
             })
         };
+        if let Some(service) = &self.card.service {
+            // A service does not show its weights: its name for them is all there is, and canaries.
+            let weights = Digest::of(format!("regrow service model 1: {}", service.model).as_bytes());
+            return Ok(self.described(weights, digest(TOKENIZER)?, weights, Dtype::F32));
+        }
         let weights = self.card.weights();
         let weights = match weights.as_slice() {
             [one] => digest(&one.name)?,
@@ -89,12 +94,16 @@ impl ModelFiles {
                 Digest::from_hasher(&hasher)
             }
         };
+        Ok(self.described(weights, digest(TOKENIZER)?, digest(CONFIG)?, dtype))
+    }
+
+    fn described(&self, weights: Digest, tokenizer: Digest, config: Digest, dtype: Dtype) -> ModelContext {
         let card = &self.card;
-        Ok(ModelContext {
+        ModelContext {
             name: card.name.clone(),
             weights,
-            tokenizer: digest(TOKENIZER)?,
-            config: digest(CONFIG)?,
+            tokenizer,
+            config,
             architecture: card.architecture,
             pooling: card.pooling,
             normalize: card.normalize,
@@ -104,7 +113,7 @@ impl ModelFiles {
             dtype,
             dimension: card.dimension,
             metric: card.metric,
-        })
+        }
     }
 
     /// The model's tokenizer, with truncation and padding off.
@@ -131,6 +140,9 @@ impl ModelFiles {
 
     /// Whether configuration, tokenizer and weights fit the card and each other.
     pub(crate) fn check(&self) -> Result<()> {
+        if self.card.architecture == Architecture::Service {
+            return self.tokenizer().map(drop);
+        }
         let config = self.config()?;
         let card = &self.card;
         let wrong = |what: &str, expected: String, found: String| {
@@ -150,7 +162,7 @@ impl ModelFiles {
             Architecture::NomicBert => &["nomic_bert"],
             Architecture::ModernBert => &["modernbert"],
             Architecture::Qwen3 => &["qwen3"],
-            Architecture::Noop => &[],
+            Architecture::Service | Architecture::Noop => &[],
         };
         let found = config.get("model_type").and_then(|t| t.as_str()).unwrap_or("none");
         if !types.contains(&found) {
@@ -185,7 +197,7 @@ impl ModelFiles {
             | Architecture::Gte => "word_embeddings.weight",
             Architecture::ModernBert => "tok_embeddings.weight",
             Architecture::Qwen3 => "embed_tokens.weight",
-            Architecture::Noop => return Ok(()),
+            Architecture::Service | Architecture::Noop => return Ok(()),
         };
         let wanted = vec![vocabulary.unwrap_or(0) as usize, card.dimension as usize];
         let found = Weights::open(&self.weights())?.shapes(table);

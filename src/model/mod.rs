@@ -9,7 +9,7 @@ mod sources;
 mod staging;
 mod store;
 
-pub use card::{CardFile, ModelCard, Source};
+pub use card::{CardFile, ModelCard, Service, Source};
 pub use context::{Architecture, Dtype, Metric, ModelContext, Pooling};
 pub use files::{FileDigest, ModelFiles};
 pub use store::{DEFAULT_HUB, FetchOptions, ModelStore};

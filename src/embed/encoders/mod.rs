@@ -39,7 +39,9 @@ pub(super) fn open(
         Architecture::ModernBert => modern::load(&config, &weights, context, &formats)?,
         Architecture::Gte => gte::load(&config, &weights, context, &formats)?,
         Architecture::Qwen3 => qwen3::load(&config, &weights, context, &formats)?,
-        Architecture::Noop => return Err(Error::new(ErrorKind::Configuration, "the no-op model has no files")),
+        Architecture::Service | Architecture::Noop => {
+            return Err(Error::new(ErrorKind::Configuration, "this model has no network here"));
+        }
     };
     let network = Arc::new(network);
     Ok((0..workers).map(|_| Box::new(CpuEncoder::new(&network, context, formats)) as Box<dyn Embedder>).collect())

@@ -2,6 +2,8 @@
 
 /// Rows behind the last that kernels may read and that never count.
 pub(super) const SLACK: usize = 32;
+/// Words in a cache line.
+const LINE: usize = 16;
 /// Columns to which rows are filled up: two of the longest vectors.
 pub(super) const COLUMNS: usize = 32;
 
@@ -32,7 +34,7 @@ impl Format {
 /// A cache line; vectors that begin at one never cross another.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u32; 16]);
+struct Line([u32; LINE]);
 
 /// Words in memory, at the start of a cache line.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +94,10 @@ pub(crate) struct Rows {
 impl Rows {
     /// A matrix without rows; [`Rows::reset`] gives it some.
     pub(crate) fn new(format: Format, width: usize) -> Self {
-        let stride = width.next_multiple_of(COLUMNS) / format.density();
+        // An odd number of cache lines: at a power of two, the rows of a tile would fall on the same
+        // few places of the first-level cache.
+        let stride = (width.next_multiple_of(COLUMNS) / format.density()).next_multiple_of(LINE);
+        let stride = stride + if (stride / LINE).is_multiple_of(2) { LINE } else { 0 };
         Self { format, count: 0, width, stride, data: Buffer::default(), scales: Vec::new(), offsets: Vec::new() }
     }
 
