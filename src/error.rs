@@ -46,6 +46,40 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// What helps with most errors of this kind.
+    fn usual_step(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unexpected | Self::Cancelled => return None,
+            Self::Storage => {
+                "check that the path or URL is there and may be read and written, then run the same command again"
+            }
+            Self::StorageFull => "free some room and run the same command again: it continues where it stopped",
+            Self::Configuration => "correct it; `regrow init` writes a pipeline file with every setting explained",
+            Self::NotFound => "`regrow list` shows the snapshots, `regrow status` the collections",
+            Self::AlreadyExists => "choose another name, or remove what is there first",
+            Self::Damaged => {
+                "`regrow verify` names everything that is damaged; a damaged part is computed again by the next restore, for the rest take a new snapshot"
+            }
+            Self::BadDocument => {
+                "repair the document, exclude it with `corpus.exclude`, or set `corpus.on_bad_document = \"skip\"`"
+            }
+            Self::CorpusDiffers => "bring the documents back as they were, or take a new snapshot",
+            Self::ModelMismatch => {
+                "use the files of the model that the card describes: `regrow models show NAME` says where they come from"
+            }
+            Self::ModelUnavailable => "check the network, or give a directory with the model's files as `model.source`",
+            Self::Target => {
+                "`regrow doctor` checks the target; then run the same command again: it continues where it stopped"
+            }
+            Self::ValidationFailed => {
+                "the failed checks say what differs; the collection was kept for a look and not promoted"
+            }
+            Self::RtoMissed | Self::RpoMissed => {
+                "the report's stage times and the snapshot's age say where the time went"
+            }
+        })
+    }
+
     /// The process exit code for this kind; the table is public interface.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -164,9 +198,9 @@ impl Error {
         self.0.context.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str())
     }
 
-    /// What to do next, if there is something to say.
+    /// What to do next: what the place of the error knows, or else what its kind suggests.
     pub fn next_step(&self) -> Option<&str> {
-        self.0.guidance.as_deref()
+        self.0.guidance.as_deref().or(self.0.kind.usual_step())
     }
 
     /// The process exit code.

@@ -188,18 +188,22 @@ pub(crate) async fn query(settings: &Settings, printer: &Printer, args: &QueryAr
     Ok(0)
 }
 
-/// `field=value`; whole numbers and booleans are taken as such.
+/// `field=value`. What looks like a whole number or a boolean may also be text that looks so, as every
+/// value of a CSV file is; quotes make it text only.
 fn condition(text: &str) -> Result<Condition> {
     let (field, value) = text.split_once('=').ok_or_else(|| {
         Error::new(ErrorKind::Configuration, "--where takes FIELD=VALUE")
             .with("given", text)
             .guidance("for example --where metadata.year=2026")
     })?;
-    let typed = match serde_json::from_str::<Value>(value) {
-        Ok(value @ (Value::Bool(_) | Value::Number(_) | Value::String(_))) if !value.is_f64() => value,
-        _ => value.into(),
-    };
-    Ok(Condition::Equals { field: field.to_owned(), value: typed })
+    let field = field.to_owned();
+    Ok(match serde_json::from_str::<Value>(value) {
+        Ok(Value::String(text)) => Condition::Equals { field, value: text.into() },
+        Ok(typed @ (Value::Bool(_) | Value::Number(_))) if !typed.is_f64() => {
+            Condition::AnyOf { field, values: vec![typed, value.into()] }
+        }
+        _ => Condition::Equals { field, value: value.into() },
+    })
 }
 
 pub(crate) fn completions(printer: &Printer, shell: clap_complete::Shell) -> Result<u8> {

@@ -45,7 +45,10 @@ fn yaml(text: &str, from: usize) -> Result<Option<(Map<String, Value>, usize)>> 
         Ok(_) => Err(bad("the front matter is not a list of keys and values", 2)),
         Err(e) => {
             let line = e.location().map_or(1, |l| l.line().max(1)) + 1;
-            Err(bad("the front matter is not YAML", line).because(e.to_string()))
+            // Its own position counts from the fragment's beginning: `line` is the file's.
+            let reason = e.to_string();
+            let reason = reason.split(" at line ").next().unwrap_or_default().to_owned();
+            Err(bad("the front matter is not YAML", line).because(reason))
         }
     }
 }

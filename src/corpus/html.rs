@@ -6,6 +6,7 @@
 //! Markdown, so that the splitter sees it. Emphasis and link targets are dropped: they are not text.
 
 mod elements;
+mod survey;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use html5ever::tokenizer::{
 
 use super::markdown::{self, Blocks};
 use elements::{breaks_out, heading_level, is_block, is_dropped, is_void};
+use survey::Survey;
 
 /// What [`convert`] makes of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,62 +87,6 @@ impl<S: Receive> TokenSink for Sink<S> {
 
     fn adjusted_current_node_present_but_not_in_html_namespace(&self) -> bool {
         self.0.borrow().foreign()
-    }
-}
-
-/// First pass: which tables are layout. A table that holds blocks cannot be rows of one line each.
-#[derive(Default)]
-struct Survey {
-    layout: Vec<bool>,
-    open: Vec<usize>,
-    foreign: usize,
-    /// Open `<foreignObject>`s, where HTML may stand in SVG.
-    inner: usize,
-}
-
-impl Receive for Survey {
-    fn start(&mut self, name: &str, tag: &Tag) {
-        match name {
-            "svg" | "math" if !tag.self_closing => self.foreign += 1,
-            "foreignobject" => self.inner += 1,
-            _ if self.foreign > 0 && self.inner == 0 && breaks_out(name) => self.foreign = 0,
-            _ => {}
-        }
-        match name {
-            "table" => {
-                self.mark();
-                self.open.push(self.layout.len());
-                self.layout.push(attribute(tag, "role").is_some_and(|r| r == "presentation"));
-            }
-            "pre" | "ul" | "ol" | "dl" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "blockquote" => self.mark(),
-            _ => {}
-        }
-    }
-
-    fn end(&mut self, name: &str) {
-        match name {
-            "svg" | "math" => self.foreign = self.foreign.saturating_sub(1),
-            "foreignobject" => self.inner = self.inner.saturating_sub(1),
-            "table" => {
-                self.open.pop();
-            }
-            _ => {}
-        }
-    }
-
-    fn text(&mut self, _: &str) {}
-
-    fn foreign(&self) -> bool {
-        self.foreign > 0
-    }
-}
-
-impl Survey {
-    /// The innermost open table holds a block; the ones around it were marked when it began.
-    fn mark(&mut self) {
-        if let Some(flag) = self.open.last().and_then(|&i| self.layout.get_mut(i)) {
-            *flag = true;
-        }
     }
 }
 

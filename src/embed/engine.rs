@@ -21,6 +21,8 @@ use crate::pipeline::ModelSettings;
 const LOOK: Duration = Duration::from_millis(50);
 /// Texts that one thread tokenises before it takes more.
 const TOKENISE: usize = 16;
+/// Tokens below which a batch is not divided further: so many fill the CPU's kernels.
+const SMALLEST: usize = 256;
 /// Most tokens of the no-op model.
 const NOOP_TOKENS: u32 = 512;
 
@@ -371,16 +373,18 @@ impl Batches {
     fn new(tokens: &[Vec<u32>], budget: usize, workers: usize) -> Self {
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|i| std::cmp::Reverse(tokens[*i].len()));
-        // A few texts are spread over the workers instead of filling one batch.
-        let total: usize = tokens.iter().map(Vec::len).sum();
-        let budget = budget.min(total.div_ceil(workers.max(1)));
+        // Batches shrink with what is left, so that all workers come to the end together.
+        let mut left: usize = tokens.iter().map(Vec::len).sum();
+        let share = |left: usize| budget.min(left.div_ceil(2 * workers.max(1)).max(SMALLEST));
+        let mut most = share(left);
         let mut ranges = Vec::new();
         let (mut start, mut used) = (0, 0);
         for (place, text) in order.iter().enumerate() {
             let length = tokens[*text].len();
-            if place > start && used + length > budget {
+            if place > start && used + length > most {
                 ranges.push(start..place);
-                (start, used) = (place, 0);
+                left -= used;
+                (start, used, most) = (place, 0, share(left));
             }
             used += length;
         }

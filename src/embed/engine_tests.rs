@@ -125,6 +125,20 @@ proptest! {
         prop_assert!(seen.iter().all(|n| *n == 1));
     }
 
+    /// Taken in order by whoever is free, batches leave no worker with much more than its share.
+    #[test]
+    fn batches_end_together(lengths in prop::collection::vec(1_usize..300, 1..200), workers in 1_usize..9) {
+        let tokens: Vec<Vec<u32>> = lengths.iter().map(|l| vec![7; *l]).collect();
+        let batches = Batches::new(&tokens, 2048, workers);
+        let mut busy = vec![0_usize; workers];
+        for i in 0..batches.ranges.len() {
+            let free = busy.iter_mut().min().unwrap();
+            *free += batches.get(i, &tokens).0.ids.len();
+        }
+        let (most, total) = (*busy.iter().max().unwrap(), lengths.iter().sum::<usize>());
+        prop_assert!(most <= total.div_ceil(workers) + SMALLEST + 300, "{busy:?}");
+    }
+
     #[test]
     fn order_and_company_never_matter(order in Just((0..40_usize).collect::<Vec<_>>()).prop_shuffle(), n in 1_usize..40) {
         let engine = Engine::noop(word_tokenizer(), 8).unwrap();
