@@ -96,7 +96,7 @@ impl Workspace {
         let files = self.models.get(&card, source.as_deref(), &self.events).await?;
         if settings.dtype.is_none() {
             for dtype in Dtype::CPU {
-                if recorded(&files.context(dtype)?) {
+                if recorded(&files.shortened(dtype, settings.dimension)?) {
                     settings.dtype = Some(dtype);
                     break;
                 }

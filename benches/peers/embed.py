@@ -59,16 +59,21 @@ def cut(tokenizer, wanted, count):
     return out
 
 
+def pooled(hidden, mask):
+    weights = mask[..., None].astype(np.float32)
+    vectors = (hidden * weights).sum(1) / weights.sum(1)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 class Padded:
     """Tokenises, sorts by length, pads batches, pools and normalises around a forward function."""
 
     def __init__(self, tokenizer, size):
         self.tokenizer, self.size = tokenizer, size
 
-    def embed(self, texts):
+    def batches(self, texts):
         encodings = self.tokenizer.encode_batch(texts)
         order = sorted(range(len(texts)), key=lambda i: -len(encodings[i].ids))
-        out = None
         for i in range(0, len(order), self.size):
             rows = order[i:i + self.size]
             length = max(len(encodings[j].ids) for j in rows)
@@ -76,13 +81,13 @@ class Padded:
             for r, j in enumerate(rows):
                 n = len(encodings[j].ids)
                 ids[r, :n], mask[r, :n] = encodings[j].ids, 1
-            hidden = self.forward(ids, mask)
-            weights = mask[..., None].astype(np.float32)
-            vectors = (hidden * weights).sum(1) / weights.sum(1)
-            if out is None:
-                out = np.zeros((len(texts), vectors.shape[1]), np.float32)
-            out[rows] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return out
+            yield rows, ids, mask
+
+    def embed(self, texts):
+        out = {}
+        for rows, ids, mask in self.batches(texts):
+            out.update(zip(rows, pooled(self.forward(ids, mask), mask)))
+        return np.stack([out[j] for j in range(len(texts))])
 
 
 class Onnx(Padded):
@@ -109,26 +114,15 @@ class OpenVino(Padded):
         self.model = core.compile_model(core.read_model(path), "CPU", settings)
 
     def embed(self, texts):
-        encodings = self.tokenizer.encode_batch(texts)
-        order = sorted(range(len(texts)), key=lambda i: -len(encodings[i].ids))
         out = {}
 
         def done(request, state):
             rows, mask = state
-            hidden, weights = request.get_output_tensor(0).data, mask[..., None].astype(np.float32)
-            vectors = (hidden * weights).sum(1) / weights.sum(1)
-            for j, v in zip(rows, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)):
-                out[j] = v
+            out.update(zip(rows, pooled(request.get_output_tensor(0).data, mask)))
 
         queue = self.openvino.AsyncInferQueue(self.model, int(self.model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")))
         queue.set_callback(done)
-        for i in range(0, len(order), self.size):
-            rows = order[i:i + self.size]
-            length = max(len(encodings[j].ids) for j in rows)
-            ids, mask = np.zeros((len(rows), length), np.int64), np.zeros((len(rows), length), np.int64)
-            for r, j in enumerate(rows):
-                n = len(encodings[j].ids)
-                ids[r, :n], mask[r, :n] = encodings[j].ids, 1
+        for rows, ids, mask in self.batches(texts):
             queue.start_async({"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}, (rows, mask))
         queue.wait_all()
         return np.stack([out[j] for j in range(len(texts))])

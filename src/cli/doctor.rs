@@ -30,6 +30,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<u8> {
         checks.push(repository(&workspace).await);
         checks.push(target(&workspace).await);
     }
+    checks.push(processor());
     let ok = checks.iter().all(|c| c.outcome != Outcome::Fail);
     let exit_code = if ok { 0 } else { ErrorKind::Configuration.exit_code() };
     let machine = Machine::here();
@@ -55,6 +56,14 @@ fn bad(name: &str, error: &regrow::Error) -> Check {
         reason = format!("{reason}; next: {next}");
     }
     Check::fail(name, json!(false), json!(true), reason)
+}
+
+/// What embedding will use of the processor.
+fn processor() -> Check {
+    let all = regrow::embed::bench::instructions();
+    let best = all.first().copied().unwrap_or("portable");
+    let dtype = regrow::embed::default_dtype().name();
+    good("processor", format!("{best} instructions; a first snapshot takes {dtype} unless the pipeline says otherwise"))
 }
 
 async fn corpus(workspace: &Workspace) -> Check {

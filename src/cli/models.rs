@@ -38,7 +38,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, action: Option<M
         ModelsAction::Fetch { name, source } => {
             let card = ModelCard::find(&name)?;
             let files = settings.models().get(&card, source.as_deref(), &settings.events).await?;
-            let context = files.context(regrow::model::Dtype::F32)?;
+            let context = files.context(regrow::embed::default_dtype())?;
             let fingerprint = context.fingerprint()?;
             let report = json!({
                 "verb": "models", "ok": true, "exit_code": 0, "model": card.name,

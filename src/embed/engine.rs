@@ -85,7 +85,7 @@ impl Engine {
     /// The same with the instructions of `cpu`.
     pub(super) fn on(files: &ModelFiles, settings: &ModelSettings, cpu: Cpu) -> Result<Self> {
         let tokenizer = files.tokenizer()?;
-        let context = Arc::new(files.context(settings.dtype.unwrap_or_else(|| best(cpu)))?);
+        let context = Arc::new(files.shortened(settings.dtype.unwrap_or_else(|| best(cpu)), settings.dimension)?);
         if context.pooling == Pooling::LastToken && tokenizer.special_tokens()? == 0 {
             return Err(Error::new(
                 ErrorKind::ModelMismatch,
@@ -100,7 +100,7 @@ impl Engine {
                     .guidance("leave `dtype` out of the pipeline's [model]"));
             }
             let embedders = (0..workers(settings.workers)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as _);
-            let client = Client::open(&files.card)?;
+            let client = Client::open(&files.card, context.dimension)?;
             let mut engine = Self::new(Arc::clone(&context), tokenizer, embedders.collect(), settings.batch_tokens)?;
             engine.service = Some(client);
             return Ok(engine);
@@ -327,6 +327,11 @@ impl Engine {
             outcome
         })
     }
+}
+
+/// The number format of a first snapshot on this machine whose pipeline names none.
+pub fn default_dtype() -> Dtype {
+    best(Cpu::detect())
 }
 
 /// The format in which a machine embeds fast and exactly enough: bfloat16 where it is multiplied,

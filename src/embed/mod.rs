@@ -10,7 +10,7 @@ mod service;
 mod tokens;
 mod weights;
 
-pub use engine::{Embedded, Engine, Role};
+pub use engine::{Embedded, Engine, Role, default_dtype};
 pub use tokens::Tokenizer;
 pub use weights::Weights;
 

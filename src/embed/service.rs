@@ -73,10 +73,12 @@ enum Vector {
 impl Client {
     /// # Errors
     /// `Configuration` for a card without a service, or a key that is not in the environment.
-    pub(super) fn open(card: &ModelCard) -> Result<Self> {
-        let service = card.service.clone().ok_or_else(|| {
+    pub(super) fn open(card: &ModelCard, dimension: u32) -> Result<Self> {
+        let mut service = card.service.clone().ok_or_else(|| {
             Error::new(ErrorKind::Configuration, "the model card names no service").with("model", &card.name)
         })?;
+        // Shorter vectors come from the service, not from cutting here.
+        service.sends_dimension |= dimension != card.dimension;
         let key = match &service.key_variable {
             None => None,
             Some(name) => Some(std::env::var(name).ok().filter(|k| !k.trim().is_empty()).ok_or_else(|| {
@@ -101,14 +103,7 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|e| setup(e.into()))?;
-        Ok(Self {
-            dimension: card.dimension as usize,
-            service,
-            key,
-            http,
-            sent: Mutex::default(),
-            runtime: Some(runtime),
-        })
+        Ok(Self { dimension: dimension as usize, service, key, http, sent: Mutex::default(), runtime: Some(runtime) })
     }
 
     /// What so many tokens cost, in US dollars, where the card knows.

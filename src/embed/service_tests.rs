@@ -101,7 +101,7 @@ fn card(url: &str, more: &str) -> ModelCard {
 fn embed(url: &str, more: &str, texts: &[&str]) -> Result<Vec<f32>> {
     let texts: Vec<String> = texts.iter().map(|t| (*t).to_owned()).collect();
     let tokens: Vec<usize> = texts.iter().map(|t| t.len()).collect();
-    Client::open(&card(url, more))?.embed(&texts, &tokens, &|| false)
+    Client::open(&card(url, more), DIMENSION as u32)?.embed(&texts, &tokens, &|| false)
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn a_cancelled_call_stops_while_the_service_is_silent() {
         std::thread::sleep(Duration::from_secs(5));
         (500, String::new(), String::new())
     });
-    let client = Client::open(&card(&url, "")).unwrap();
+    let client = Client::open(&card(&url, ""), DIMENSION as u32).unwrap();
     let start = Instant::now();
     let e = client.embed(&["a".to_owned()], &[1], &|| start.elapsed() > Duration::from_millis(60)).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Cancelled);
@@ -228,7 +228,7 @@ fn a_cancelled_call_stops_while_the_service_is_silent() {
 fn limits_of_a_minute_let_the_first_requests_through() {
     let (url, asked) = serve(|_, _, body| (200, String::new(), good(body).to_string()));
     let more = "max_texts = 1\nconcurrency = 1\nrequests_per_minute = 2\ntokens_per_minute = 100\n";
-    let client = Client::open(&card(&url, more)).unwrap();
+    let client = Client::open(&card(&url, more), DIMENSION as u32).unwrap();
     let start = Instant::now();
     let texts = ["a", "b", "c"].map(str::to_owned);
     // The third request would have to wait for a minute.

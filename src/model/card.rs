@@ -41,6 +41,10 @@ pub struct ModelCard {
     pub dimension: u32,
     /// Distance the vectors were trained for.
     pub metric: Metric,
+    /// Whether the model was trained so that the beginning of a vector, scaled to length 1, stands for
+    /// the whole (Matryoshka representation learning).
+    #[serde(default)]
+    pub matryoshka: bool,
     /// Where the vectors are computed, for the architecture `service`; such a card needs no file but
     /// `tokenizer.json`, which cuts the chunks.
     #[serde(default, skip_serializing_if = "Option::is_none")]

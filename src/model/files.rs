@@ -68,6 +68,33 @@ impl ModelFiles {
         self.card.weights().iter().map(|w| self.path(&w.name)).collect()
     }
 
+    /// Everything that determines a vector of `dimension` numbers; the card's own when absent.
+    ///
+    /// # Errors
+    /// `Configuration` for a dimension that the model does not make.
+    pub fn shortened(&self, dtype: Dtype, dimension: Option<u32>) -> Result<ModelContext> {
+        let mut context = self.context(dtype)?;
+        let Some(wanted) = dimension.filter(|d| *d != context.dimension) else { return Ok(context) };
+        let bad = |what: &str, next: String| {
+            Error::new(ErrorKind::Configuration, what)
+                .with("model.dimension", wanted)
+                .with("model", &self.card.name)
+                .guidance(next)
+        };
+        if wanted == 0 || wanted > context.dimension {
+            return Err(bad("the model makes no vectors of this length", format!("give 1 to {}", context.dimension)));
+        }
+        if !self.card.matryoshka {
+            return Err(bad(
+                "the model's vectors cannot be shortened",
+                "leave `model.dimension` out, or say `matryoshka = true` in a card of your own if the model was trained for it"
+                    .to_owned(),
+            ));
+        }
+        context.dimension = wanted;
+        Ok(context)
+    }
+
     /// Everything that determines a vector made with these files.
     ///
     /// # Errors

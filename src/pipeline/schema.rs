@@ -37,6 +37,7 @@ pub(super) fn exemplar() -> Pipeline {
         model: ModelSettings {
             source: Some("models/all-MiniLM-L6-v2".into()),
             dtype: Some(Dtype::F32),
+            dimension: Some(256),
             ..Default::default()
         },
         repository: RepositorySettings { url: "repository".into() },

@@ -169,6 +169,9 @@ pub struct ModelSettings {
     /// Number format of the computation. When absent: what the last snapshot recorded, and for a
     /// first snapshot the fastest exact enough format of the machine.
     pub dtype: Option<Dtype>,
+    /// Length of the vectors, where the model was trained so that their beginning stands for the
+    /// whole. When absent: the model's own.
+    pub dimension: Option<u32>,
     /// Workers, each on one core; 0 means one per core.
     pub workers: usize,
     /// Most tokens in a batch.
@@ -177,7 +180,14 @@ pub struct ModelSettings {
 
 impl Default for ModelSettings {
     fn default() -> Self {
-        Self { name: "all-MiniLM-L6-v2".to_owned(), source: None, dtype: None, workers: 0, batch_tokens: 2048 }
+        Self {
+            name: "all-MiniLM-L6-v2".to_owned(),
+            source: None,
+            dtype: None,
+            dimension: None,
+            workers: 0,
+            batch_tokens: 2048,
+        }
     }
 }
 

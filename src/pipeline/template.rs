@@ -77,6 +77,10 @@ const SECTIONS: &[Section] = &[
                 "dtype",
                 "\"f32\" (exact), \"bf16\" (cosine 0.9999 to it, twice as fast where the processor has it) or \"int8\" (fastest, cosine about 0.99). When absent: as the last snapshot; a first one takes bf16 where it is fast, or else f32.",
             ),
+            (
+                "dimension",
+                "Length of the vectors, shorter than the model's own: for models whose card says `matryoshka`.",
+            ),
             ("workers", "Workers, each on one core; 0 means one per core."),
             ("batch_tokens", "Most tokens in a batch."),
         ],

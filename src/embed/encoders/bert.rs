@@ -5,11 +5,11 @@
 
 use serde_json::{Value, json};
 
-use super::network::{Embedding, Layer, Network, Numbering, Pack};
+use super::network::{Embedding, Layer, Network, Numbering, Pack, Scores};
 use super::{Names, require, size};
 use crate::embed::Weights;
 use crate::embed::bench::Shape as BenchShape;
-use crate::embed::kernels::{Activation, Heads, Norm, Reach};
+use crate::embed::kernels::{Activation, Heads, Norm};
 use crate::error::Result;
 use crate::model::{Architecture, ModelContext};
 
@@ -26,12 +26,6 @@ pub(super) fn load<P: Pack>(
     let names = Names::new(weights, &["", "bert.", "roberta."]);
     let epsilon = config.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12) as f32;
     let norm = |at: &str| names.norm(at, hidden, epsilon);
-    let mut positions =
-        names.get("embeddings.position_embeddings.weight", &[size(config, "max_position_embeddings")?, hidden])?;
-    let types = names.get("embeddings.token_type_embeddings.weight", &[size(config, "type_vocab_size")?, hidden])?;
-    for row in positions.chunks_exact_mut(hidden) {
-        row.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
-    }
     let shape =
         Shape { hidden, heads: size(config, "num_attention_heads")?, inner: size(config, "intermediate_size")? };
     let layers = (0..size(config, "num_hidden_layers")?)
@@ -57,8 +51,13 @@ pub(super) fn load<P: Pack>(
     Ok(Network {
         hidden,
         embedding: Embedding {
-            words: names.get("embeddings.word_embeddings.weight", &[size(config, "vocab_size")?, hidden])?,
-            positions: Some(positions),
+            words: names.words(config, hidden)?,
+            positions: Some(
+                names.get(
+                    "embeddings.position_embeddings.weight",
+                    &[size(config, "max_position_embeddings")?, hidden],
+                )?,
+            ),
             numbering,
             norm: Some(norm("embeddings.LayerNorm")?),
         },
@@ -109,12 +108,7 @@ impl Shape {
             pack.linear(&weights, outputs, inputs, Some(&names.get(&format!("{at}.bias"), &[outputs])?))
         };
         Ok(Layer {
-            heads: Heads { queries: heads, shared: heads, width },
-            reach: Reach::All,
-            query_scale: 1.0,
-            head_norms: None,
-            rotary: None,
-            distances: None,
+            scores: Scores::new(Heads { queries: heads, shared: heads, width }),
             attention_norm: Some(attention_norm),
             qkv: pack.linear(&qkv, 3 * hidden, hidden, Some(&biases))?,
             output: linear(&at.output, hidden, hidden)?,
@@ -152,12 +146,7 @@ pub(super) fn random<P: Pack>(
                 pack.linear(&noise(outputs * inputs), outputs, inputs, Some(&vec![0.0; outputs]))
             };
             Ok(Layer {
-                heads: Heads { queries: heads, shared: heads, width },
-                reach: Reach::All,
-                query_scale: 1.0,
-                head_norms: None,
-                rotary: None,
-                distances: None,
+                scores: Scores::new(Heads { queries: heads, shared: heads, width }),
                 attention_norm: Some(norm()),
                 qkv: linear(3 * hidden, hidden)?,
                 output: linear(hidden, hidden)?,

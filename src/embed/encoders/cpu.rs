@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::network::{Layer, Network, Pack};
+use super::network::{Layer, Network, Pack, Scores};
 use crate::embed::kernels::{Activation, Attention, Cpu, Format, Linear, Norm, Out, Rows, Scratch};
 use crate::embed::pooling::pool;
 use crate::embed::{Embedder, Embeddings, TokenBatch};
@@ -78,8 +78,8 @@ impl CpuEncoder {
     pub(super) fn new(network: &Arc<Network<Linear>>, context: &Arc<ModelContext>, formats: Formats) -> Self {
         let Formats { linear, attention, .. } = formats;
         let (hidden, layer) = (network.hidden, network.layers.first());
-        let (columns, heads, inner) =
-            layer.map_or((0, 0, 0), |l| (l.heads.columns(), l.heads.queries * l.heads.width, l.inner));
+        let (columns, heads, inner) = layer
+            .map_or((0, 0, 0), |l| (l.scores.heads.columns(), l.scores.heads.queries * l.scores.heads.width, l.inner));
         // Integers are made of whole rows, so that a row is floats first.
         let whole = if linear == Format::Int8 { Format::F32 } else { linear };
         let memory = Memory {
@@ -179,18 +179,19 @@ impl Memory {
         let count = self.x.count();
         self.qkv.reset(count);
         self.attended.reset(count);
-        if layer.rotary.is_some() || layer.head_norms.is_some() {
+        let scores = &layer.scores;
+        if scores.rotary.is_some() || scores.head_norms.is_some() {
             self.raw.reset(count);
             cpu.product(&self.operand, &layer.qkv, Out::Put(&mut self.raw, Activation::None));
-            place(layer, lengths, &mut self.raw);
+            place(scores, lengths, &mut self.raw);
             cpu.convert(&self.raw, &mut self.qkv);
         } else {
             cpu.product(&self.operand, &layer.qkv, Out::Put(&mut self.qkv, Activation::None));
         }
         let attention = Attention {
-            heads: layer.heads,
-            reach: layer.reach,
-            distances: layer.distances.as_ref().map(|d| d.as_slice()),
+            heads: scores.heads,
+            reach: scores.reach,
+            distances: scores.distances.as_ref().map(|d| d.as_slice()),
         };
         let mut start = 0;
         for length in lengths.iter().map(|l| *l as usize) {
@@ -201,25 +202,25 @@ impl Memory {
 }
 
 /// Norms, rotates and scales the heads' queries and keys.
-fn place(layer: &Layer<Linear>, lengths: &[u32], rows: &mut Rows) {
-    let heads = layer.heads;
+fn place(scores: &Scores, lengths: &[u32], rows: &mut Rows) {
+    let heads = scores.heads;
     let mut start = 0;
     for length in lengths.iter().map(|l| *l as usize) {
         for position in 0..length {
             let row = &mut rows.row_mut(start + position)[..(heads.queries + heads.shared) * heads.width];
             for (i, head) in row.chunks_exact_mut(heads.width).enumerate() {
                 let query = i < heads.queries;
-                if let Some((queries, keys)) = &layer.head_norms {
+                if let Some((queries, keys)) = &scores.head_norms {
                     let norm = if query { queries } else { keys };
                     let square = head.iter().map(|x| x * x).sum::<f32>() / heads.width as f32;
                     let scale = 1.0 / (square + norm.epsilon).sqrt();
                     head.iter_mut().zip(&norm.gamma).for_each(|(x, g)| *x *= scale * g);
                 }
-                if let Some(rotary) = &layer.rotary {
+                if let Some(rotary) = &scores.rotary {
                     rotary.turn(head, position);
                 }
-                if query && layer.query_scale != 1.0 {
-                    head.iter_mut().for_each(|x| *x *= layer.query_scale);
+                if query && scores.query_scale != 1.0 {
+                    head.iter_mut().for_each(|x| *x *= scores.query_scale);
                 }
             }
         }
@@ -235,7 +236,7 @@ impl Embedder for CpuEncoder {
     fn operations(&self, tokens: usize) -> f64 {
         let layers = self.network.layers.iter().map(|l| {
             let linear = l.qkv.size() + l.output.size() + l.up.size() + l.down.size();
-            2 * linear + 4 * tokens * l.heads.queries * l.heads.width
+            2 * linear + 4 * tokens * l.scores.heads.queries * l.scores.heads.width
         });
         (layers.sum::<usize>() * tokens) as f64
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary};
+use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary, Scores};
 use super::{Names, number, require, size};
 use crate::embed::Weights;
-use crate::embed::kernels::{Activation, Heads, Reach};
+use crate::embed::kernels::{Activation, Heads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::ModelContext;
 
@@ -30,13 +30,6 @@ pub(super) fn load<P: Pack>(
     let width = names.divide(hidden, heads)?;
     let epsilon = number(config, "layer_norm_eps", 1e-12) as f32;
     let rotary = Arc::new(rotary(config, width, context.max_tokens as usize)?);
-    let mut words = names.get("embeddings.word_embeddings.weight", &[size(config, "vocab_size")?, hidden])?;
-    if let Ok(types) = size(config, "type_vocab_size") {
-        let types = names.get("embeddings.token_type_embeddings.weight", &[types, hidden])?;
-        for row in words.chunks_exact_mut(hidden) {
-            row.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
-        }
-    }
     let layers = (0..size(config, "num_hidden_layers")?)
         .map(|i| {
             let at = format!("encoder.layer.{i}");
@@ -48,12 +41,7 @@ pub(super) fn load<P: Pack>(
             let both = get("mlp.up_gate_proj.weight", &[2 * inner, hidden])?;
             let (up, gate) = both.split_at(inner * hidden);
             Ok(Layer {
-                heads: Heads { queries: heads, shared: heads, width },
-                reach: Reach::All,
-                query_scale: 1.0 / (width as f32).sqrt(),
-                head_norms: None,
-                rotary: Some(Arc::clone(&rotary)),
-                distances: None,
+                scores: Scores::rotary(Heads { queries: heads, shared: heads, width }, &rotary),
                 attention_norm: Some(names.norm(&format!("{at}.attn_ln"), hidden, epsilon)?),
                 qkv: linear("attention.qkv_proj", 3 * hidden, hidden)?,
                 output: linear("attention.o_proj", hidden, hidden)?,
@@ -68,7 +56,7 @@ pub(super) fn load<P: Pack>(
     Ok(Network {
         hidden,
         embedding: Embedding {
-            words,
+            words: names.words(config, hidden)?,
             positions: None,
             numbering: Numbering::FromZero,
             norm: Some(names.norm("embeddings.LayerNorm", hidden, epsilon)?),

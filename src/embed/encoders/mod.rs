@@ -96,6 +96,18 @@ impl<'a> Names<'a> {
         Ok(Norm { gamma, beta: Some(beta), epsilon, centred: true })
     }
 
+    /// Word embeddings, with those of the first token type added where there are types.
+    fn words(&self, config: &Value, hidden: usize) -> Result<Vec<f32>> {
+        let mut words = self.get("embeddings.word_embeddings.weight", &[size(config, "vocab_size")?, hidden])?;
+        if let Ok(types) = size(config, "type_vocab_size") {
+            let types = self.get("embeddings.token_type_embeddings.weight", &[types, hidden])?;
+            for row in words.chunks_exact_mut(hidden) {
+                row.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
+            }
+        }
+        Ok(words)
+    }
+
     /// Columns of a head.
     fn divide(&self, hidden: usize, heads: usize) -> Result<usize> {
         let width = hidden / heads;

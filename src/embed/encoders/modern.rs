@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary};
+use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary, Scores};
 use super::{Names, number, require, size};
 use crate::embed::Weights;
 use crate::embed::kernels::{Activation, Heads, Norm, Reach};
@@ -50,12 +50,13 @@ pub(super) fn load<P: Pack>(
             let both = get("mlp.Wi.weight", &[2 * inner, hidden])?;
             let (gate, up) = both.split_at(inner * hidden);
             Ok(Layer {
-                heads: Heads { queries: heads, shared: heads, width },
-                reach: if whole { Reach::All } else { Reach::Near(near) },
-                query_scale: 1.0 / (width as f32).sqrt(),
-                head_norms: None,
-                rotary: Some(Arc::clone(if whole { &global } else { &local })),
-                distances: None,
+                scores: Scores {
+                    reach: if whole { Reach::All } else { Reach::Near(near) },
+                    ..Scores::rotary(
+                        Heads { queries: heads, shared: heads, width },
+                        if whole { &global } else { &local },
+                    )
+                },
                 // The embedding's norm serves the first layer.
                 attention_norm: (i > 0).then(|| norm(&format!("{at}.attn_norm"))).transpose()?,
                 qkv: pack.linear(&get("attn.Wqkv.weight", &[3 * hidden, hidden])?, 3 * hidden, hidden, None)?,

@@ -41,7 +41,7 @@ pub(super) fn load<P: Pack>(
             };
             let mut layer =
                 shape.layer(&names, pack, &places, [norm("attention.LayerNorm")?, norm("output.LayerNorm")?])?;
-            layer.distances = Some(Arc::clone(&distances));
+            layer.scores.distances = Some(Arc::clone(&distances));
             Ok(layer)
         })
         .collect::<Result<_>>()?;

@@ -34,9 +34,9 @@ pub(super) struct Network<L> {
 /// From token ids to the first layer's rows.
 #[derive(Debug)]
 pub(super) struct Embedding {
-    /// `[vocabulary][hidden]`.
+    /// `[vocabulary][hidden]`, token-type embeddings added.
     pub(super) words: Vec<f32>,
-    /// `[positions][hidden]`, token-type embeddings added.
+    /// `[positions][hidden]`.
     pub(super) positions: Option<Vec<f32>>,
     /// How tokens are numbered.
     pub(super) numbering: Numbering,
@@ -55,15 +55,7 @@ pub(super) enum Numbering {
 /// One layer: attention, then a feed-forward network, each added to its input.
 #[derive(Debug)]
 pub(super) struct Layer<L> {
-    pub(super) heads: Heads,
-    pub(super) reach: Reach,
-    /// Factor of the scores, where it is not in the weights already.
-    pub(super) query_scale: f32,
-    /// Norms of each head's queries and keys.
-    pub(super) head_norms: Option<(Norm, Norm)>,
-    pub(super) rotary: Option<Arc<Rotary>>,
-    /// Added to scores by head and distance, `[heads][2 · most + 1]`.
-    pub(super) distances: Option<Arc<Vec<f32>>>,
+    pub(super) scores: Scores,
     pub(super) attention_norm: Option<Norm>,
     /// Queries, keys and values of all heads.
     pub(super) qkv: L,
@@ -73,6 +65,33 @@ pub(super) struct Layer<L> {
     pub(super) inner: usize,
     pub(super) activation: Activation,
     pub(super) down: L,
+}
+
+/// How a layer's queries meet its keys.
+#[derive(Debug)]
+pub(super) struct Scores {
+    pub(super) heads: Heads,
+    pub(super) reach: Reach,
+    /// Factor of the scores, where it is not in the weights already.
+    pub(super) query_scale: f32,
+    /// Norms of each head's queries and keys.
+    pub(super) head_norms: Option<(Norm, Norm)>,
+    pub(super) rotary: Option<Arc<Rotary>>,
+    /// Added to scores by head and distance, `[heads][2 · most + 1]`.
+    pub(super) distances: Option<Arc<Vec<f32>>>,
+}
+
+impl Scores {
+    /// Over the whole text, of queries as they come.
+    pub(super) fn new(heads: Heads) -> Self {
+        Self { heads, reach: Reach::All, query_scale: 1.0, head_norms: None, rotary: None, distances: None }
+    }
+
+    /// With rotary positions, and queries scaled by 1/√width.
+    pub(super) fn rotary(heads: Heads, rotary: &Arc<Rotary>) -> Self {
+        let query_scale = 1.0 / (heads.width as f32).sqrt();
+        Self { query_scale, rotary: Some(Arc::clone(rotary)), ..Self::new(heads) }
+    }
 }
 
 /// Rotary positions: pairs `(x[i], x[i + d/2])` turn by `position · base^(-2i/d)`.

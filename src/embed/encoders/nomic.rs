@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary};
+use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary, Scores};
 use super::{Names, number, require, size};
 use crate::embed::Weights;
-use crate::embed::kernels::{Activation, Heads, Reach};
+use crate::embed::kernels::{Activation, Heads};
 use crate::error::Result;
 use crate::model::ModelContext;
 
@@ -34,24 +34,12 @@ pub(super) fn load<P: Pack>(
     let width = names.divide(hidden, heads)?;
     let epsilon = number(config, "layer_norm_epsilon", 1e-12) as f32;
     let rotary = Arc::new(Rotary::new(width, number(config, "rotary_emb_base", 1000.0), context.max_tokens as usize));
-    let mut words = names.get("embeddings.word_embeddings.weight", &[size(config, "vocab_size")?, hidden])?;
-    if let Ok(types) = size(config, "type_vocab_size") {
-        let types = names.get("embeddings.token_type_embeddings.weight", &[types, hidden])?;
-        for row in words.chunks_exact_mut(hidden) {
-            row.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
-        }
-    }
     let layers = (0..size(config, "n_layer")?)
         .map(|i| {
             let at = format!("encoder.layers.{i}");
             let get = |rest: &str, shape: &[usize]| names.get(&format!("{at}.{rest}"), shape);
             Ok(Layer {
-                heads: Heads { queries: heads, shared: heads, width },
-                reach: Reach::All,
-                query_scale: 1.0 / (width as f32).sqrt(),
-                head_norms: None,
-                rotary: Some(Arc::clone(&rotary)),
-                distances: None,
+                scores: Scores::rotary(Heads { queries: heads, shared: heads, width }, &rotary),
                 attention_norm: Some(names.norm(&format!("{at}.norm1"), hidden, epsilon)?),
                 qkv: pack.linear(&get("attn.Wqkv.weight", &[3 * hidden, hidden])?, 3 * hidden, hidden, None)?,
                 output: pack.linear(&get("attn.out_proj.weight", &[hidden, hidden])?, hidden, hidden, None)?,
@@ -71,7 +59,7 @@ pub(super) fn load<P: Pack>(
     Ok(Network {
         hidden,
         embedding: Embedding {
-            words,
+            words: names.words(config, hidden)?,
             positions: None,
             numbering: Numbering::FromZero,
             norm: Some(names.norm("emb_ln", hidden, epsilon)?),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary};
+use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary, Scores};
 use super::{Names, number, require, size};
 use crate::embed::Weights;
 use crate::embed::kernels::{Activation, Heads, Norm, Reach};
@@ -48,15 +48,14 @@ pub(super) fn load<P: Pack>(
             qkv.extend(get("self_attn.v_proj", &[shared * width, hidden])?);
             let heads = Heads { queries, shared, width };
             Ok(Layer {
-                heads,
-                reach: Reach::Before,
-                query_scale: 1.0 / (width as f32).sqrt(),
-                head_norms: Some((
-                    norm(&format!("{at}.self_attn.q_norm"), width)?,
-                    norm(&format!("{at}.self_attn.k_norm"), width)?,
-                )),
-                rotary: Some(Arc::clone(&rotary)),
-                distances: None,
+                scores: Scores {
+                    reach: Reach::Before,
+                    head_norms: Some((
+                        norm(&format!("{at}.self_attn.q_norm"), width)?,
+                        norm(&format!("{at}.self_attn.k_norm"), width)?,
+                    )),
+                    ..Scores::rotary(heads, &rotary)
+                },
                 attention_norm: Some(norm(&format!("{at}.input_layernorm"), hidden)?),
                 qkv: pack.linear(&qkv, heads.columns(), hidden, None)?,
                 output: pack.linear(

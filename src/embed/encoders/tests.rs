@@ -97,6 +97,30 @@ fn every_architecture_computes_the_reference_vectors() {
     }
 }
 
+#[test]
+fn shortened_vectors_are_the_beginning_scaled_to_length_one() {
+    let name = "tiny-nomic-bert";
+    let mut card = card("nomic_bert", "mean");
+    let open = |card: &ModelCard, dimension: u32| {
+        let files = ModelFiles::open(card, &folder(name)).unwrap();
+        let dimension = Some(dimension);
+        Engine::open(&files, &ModelSettings { dimension, dtype: Some(Dtype::F32), ..ModelSettings::default() })
+    };
+    assert_eq!(open(&card, 6).unwrap_err().kind(), ErrorKind::Configuration);
+    card.matryoshka = true;
+    for wrong in [0, 17] {
+        assert_eq!(open(&card, wrong).unwrap_err().context_value("model.dimension"), Some(wrong.to_string().as_str()));
+    }
+    let (whole, short) = (open(&card, 16).unwrap(), open(&card, 6).unwrap());
+    let of = |engine: &Engine| engine.embed(Role::Document, &["corpus is backup"], &|| false).unwrap().embeddings;
+    let (whole_vector, short_vector) = (of(&whole), of(&short));
+    assert_eq!((short_vector.dimension, short_vector.data.len()), (6, 6));
+    let begin = &whole_vector.data[..6];
+    let length = begin.iter().map(|x| x * x).sum::<f32>().sqrt();
+    assert!(begin.iter().zip(&short_vector.data).all(|(b, s)| (b / length - s).abs() < 1e-6));
+    assert_ne!(whole.context().fingerprint().unwrap(), short.context().fingerprint().unwrap());
+}
+
 /// A copy of a tiny model with another configuration.
 fn with_config(name: &str, change: &dyn Fn(&mut Value)) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();

@@ -48,6 +48,8 @@ pub(super) trait Isa: Copy + 'static {
     unsafe fn add_words(a: Self::W, b: Self::W) -> Self::W;
     /// Words as signed integers → floats.
     unsafe fn from_integers(w: Self::W) -> Self::F;
+    /// Writes `LANES` bytes: the nearest integers, of numbers from 0 to 255.
+    unsafe fn store_bytes(p: *mut u8, v: Self::F);
     /// Shifts every word by 23 bits to the left: into the exponent of a float.
     unsafe fn to_exponent(w: Self::W) -> Self::W;
     /// Rounds to the nearest number with 8 bits of precision, ties to even: bfloat16 in a float.
@@ -128,6 +130,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn store_bytes(p: *mut u8, v: __m512) {
+            // SAFETY: as the trait says.
+            unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epu32(v))) }
+        }
+
+        #[inline(always)]
         unsafe fn to_bf16(v: __m512) -> __m512 {
             // SAFETY: as the trait says.
             unsafe {
@@ -203,6 +211,16 @@ mod x86 {
                 let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
                 let at = _mm256_mullo_epi32(lanes, _mm256_set1_epi32(stride as i32));
                 _mm256_i32gather_epi32::<4>(p.cast(), at)
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bytes(p: *mut u8, v: __m256) {
+            // SAFETY: as the trait says.
+            unsafe {
+                let words = _mm256_cvtps_epi32(v);
+                let pairs = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+                _mm_storel_epi64(p.cast(), _mm_packus_epi16(pairs, pairs));
             }
         }
 
@@ -339,6 +357,13 @@ impl Isa for Plain {
     #[inline(always)]
     unsafe fn to_exponent(w: Self::W) -> Self::W {
         w.map(|x| x << 23)
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(p: *mut u8, v: Self::F) {
+        for (i, x) in v.into_iter().enumerate() {
+            // SAFETY: as the trait says.
+            unsafe { *p.add(i) = x.round_ties_even() as u8 }
+        }
     }
     #[inline(always)]
     unsafe fn to_bf16(v: Self::F) -> Self::F {

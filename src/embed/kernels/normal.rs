@@ -199,9 +199,11 @@ impl<I: Isa> Job<I> for Quantise<'_> {
                 let scale = ((most - least) / 255.0).max(f32::MIN_POSITIVE);
                 (out.scales[i], out.offsets[i]) = (scale, least);
                 let bytes = out.pointer_mut().add(i * stride).cast::<u8>();
-                let inverse = 1.0 / scale;
-                for (c, x) in values[..pass.width].iter().enumerate() {
-                    *bytes.add(c) = ((x - least) * inverse + 0.5) as u8;
+                let (shift, inverse) = (I::splat(least), I::splat(1.0 / scale));
+                for c in (0..pass.width).step_by(I::LANES) {
+                    let v = I::mul(I::sub(I::load(values.as_ptr().add(c)), shift), inverse);
+                    // Columns that fill up the row meet weights of zero.
+                    I::store_bytes(bytes.add(c), v);
                 }
             }
         }
