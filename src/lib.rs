@@ -31,4 +31,4 @@ pub mod vectors;
 mod workspace;
 
 pub use error::{Error, ErrorKind, Result};
-pub use workspace::Workspace;
+pub use workspace::{Variables, Workspace};

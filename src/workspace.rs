@@ -15,6 +15,9 @@ use crate::repository::Repository;
 use crate::targets::Target;
 use crate::validate::QueryEmbedder;
 
+/// Looks up a variable of the environment: the library itself reads none.
+pub type Variables = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// The surroundings of a run. Clones share the target, so that one process opens it once.
 #[derive(Clone)]
 pub struct Workspace {
@@ -30,6 +33,8 @@ pub struct Workspace {
     pub cancel: Cancel,
     /// Settings and credentials of object stores, keys as `object_store` names them (`aws_region`); never logged.
     pub store_options: Vec<(String, String)>,
+    /// Looks up an environment variable that a model card names for the key of its service.
+    pub variables: Arc<Variables>,
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
@@ -45,6 +50,7 @@ impl Workspace {
             events: Events::silent(),
             cancel: Cancel::default(),
             store_options: Vec::new(),
+            variables: Arc::new(|_| None),
             engine: None,
             opened: Arc::default(),
         }
@@ -94,6 +100,10 @@ impl Workspace {
         let card = self.model_card()?;
         let source = self.model_source();
         let files = self.models.get(&card, source.as_deref(), &self.events).await?;
+        if let Some(service) = &card.service {
+            let key = service.key_variable.as_deref().and_then(|name| (self.variables)(name));
+            return Ok(Arc::new(tokio::task::spawn_blocking(move || Engine::connect(&files, &settings, key)).await??));
+        }
         if settings.dtype.is_none() {
             for dtype in Dtype::CPU {
                 if recorded(&files.shortened(dtype, settings.dimension)?) {

@@ -94,6 +94,7 @@ impl Settings {
         workspace.events = self.events.clone();
         workspace.cancel = self.cancel.clone();
         workspace.store_options = self.fetch.store_options.clone();
+        workspace.variables = std::sync::Arc::new(|name| std::env::var(name).ok());
         Ok(workspace)
     }
 }

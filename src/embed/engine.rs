@@ -82,6 +82,24 @@ impl Engine {
         Self::on(files, settings, Cpu::detect())
     }
 
+    /// A model behind a service, with the key that its card asks for.
+    ///
+    /// # Errors
+    /// `Configuration` when the card names no service, or one that needs a key and there is none.
+    pub fn connect(files: &ModelFiles, settings: &ModelSettings, key: Option<String>) -> Result<Self> {
+        if settings.dtype.is_some_and(|d| d != Dtype::F32) {
+            return Err(Error::new(ErrorKind::Configuration, "a service computes in a number format of its own")
+                .guidance("leave `dtype` out of the pipeline's [model]"));
+        }
+        let context = Arc::new(files.shortened(Dtype::F32, settings.dimension)?);
+        let client = Client::open(&files.card, context.dimension, key)?;
+        let embedders = (0..workers(settings.workers)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as _);
+        let mut engine =
+            Self::new(Arc::clone(&context), files.tokenizer()?, embedders.collect(), settings.batch_tokens)?;
+        engine.service = Some(client);
+        Ok(engine)
+    }
+
     /// The same with the instructions of `cpu`.
     pub(super) fn on(files: &ModelFiles, settings: &ModelSettings, cpu: Cpu) -> Result<Self> {
         let tokenizer = files.tokenizer()?;
@@ -93,17 +111,6 @@ impl Engine {
             )
             .with("model", &context.name)
             .guidance("the last token's vector is the text's: take the tokenizer.json of the embedding model"));
-        }
-        if files.card.service.is_some() {
-            if settings.dtype.is_some_and(|d| d != Dtype::F32) {
-                return Err(Error::new(ErrorKind::Configuration, "a service computes in a number format of its own")
-                    .guidance("leave `dtype` out of the pipeline's [model]"));
-            }
-            let embedders = (0..workers(settings.workers)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as _);
-            let client = Client::open(&files.card, context.dimension)?;
-            let mut engine = Self::new(Arc::clone(&context), tokenizer, embedders.collect(), settings.batch_tokens)?;
-            engine.service = Some(client);
-            return Ok(engine);
         }
         let embedders = encoders::open(files, &context, workers(settings.workers), cpu)?;
         Self::new(context, tokenizer, embedders, settings.batch_tokens)

@@ -72,22 +72,20 @@ enum Vector {
 
 impl Client {
     /// # Errors
-    /// `Configuration` for a card without a service, or a key that is not in the environment.
-    pub(super) fn open(card: &ModelCard, dimension: u32) -> Result<Self> {
+    /// `Configuration` for a card without a service, or with one that needs a key when none is given.
+    pub(super) fn open(card: &ModelCard, dimension: u32, key: Option<String>) -> Result<Self> {
         let mut service = card.service.clone().ok_or_else(|| {
             Error::new(ErrorKind::Configuration, "the model card names no service").with("model", &card.name)
         })?;
         // Shorter vectors come from the service, not from cutting here.
         service.sends_dimension |= dimension != card.dimension;
-        let key = match &service.key_variable {
-            None => None,
-            Some(name) => Some(std::env::var(name).ok().filter(|k| !k.trim().is_empty()).ok_or_else(|| {
-                Error::new(ErrorKind::Configuration, "the service needs a key, and there is none")
-                    .with("variable", name)
-                    .with("service", &service.url)
-                    .guidance(format!("set {name} in the environment; it is sent to the service and nowhere else"))
-            })?),
-        };
+        let key = key.filter(|k| !k.trim().is_empty() && service.key_variable.is_some());
+        if let (Some(name), None) = (&service.key_variable, &key) {
+            return Err(Error::new(ErrorKind::Configuration, "the service needs a key, and there is none")
+                .with("variable", name)
+                .with("service", &service.url)
+                .guidance(format!("set {name} in the environment; it is sent to the service and nowhere else")));
+        }
         let setup = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(ErrorKind::Unexpected, "cannot set up an HTTP client").because(e)
         };

@@ -10,3 +10,4 @@ mod pipelines;
 mod records;
 mod reports;
 mod resume;
+mod service;
