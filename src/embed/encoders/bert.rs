@@ -1,7 +1,5 @@
-//! BERT and XLM-RoBERTa: absolute positions, norms after each block's sum.
-//!
-//! Two changes leave every vector as it is: 1/√d is folded into the query's weights and bias, and
-//! the key's and value's biases stay with their rows.
+//! BERT and XLM-RoBERTa: absolute positions, norms after each block's sum. 1/√d is folded into the
+//! query's weights and bias.
 
 use serde_json::{Value, json};
 
