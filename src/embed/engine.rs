@@ -46,8 +46,8 @@ pub struct Embedded {
 
 /// A model ready to embed; share it in an `Arc`.
 ///
-/// Each worker has its own core's thread for matrix products, so that no product is spread over
-/// threads: whole batches are. Weights are loaded once.
+/// Each worker computes a batch on one thread, so that nothing is spread over threads but batches.
+/// Weights are loaded once.
 pub struct Engine {
     context: Arc<ModelContext>,
     tokenizer: Tokenizer,
@@ -57,10 +57,7 @@ pub struct Engine {
     service: Option<Client>,
 }
 
-struct Worker {
-    pool: rayon::ThreadPool,
-    embedder: Mutex<Box<dyn Embedder>>,
-}
+type Worker = Mutex<Box<dyn Embedder>>;
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -95,7 +92,7 @@ impl Engine {
         let client = Client::open(&files.card, context.dimension, key)?;
         let embedders = (0..workers(settings.workers)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as _);
         let mut engine =
-            Self::new(Arc::clone(&context), files.tokenizer()?, embedders.collect(), settings.batch_tokens)?;
+            Self::new(Arc::clone(&context), files.tokenizer()?, embedders.collect(), settings.batch_tokens);
         engine.service = Some(client);
         Ok(engine)
     }
@@ -113,7 +110,7 @@ impl Engine {
             .guidance("the last token's vector is the text's: take the tokenizer.json of the embedding model"));
         }
         let embedders = encoders::open(files, &context, workers(settings.workers), cpu)?;
-        Self::new(context, tokenizer, embedders, settings.batch_tokens)
+        Ok(Self::new(context, tokenizer, embedders, settings.batch_tokens))
     }
 
     /// A network of a shape with random weights, for measuring; its vectors mean nothing.
@@ -124,7 +121,7 @@ impl Engine {
         context.architecture = Architecture::Bert;
         let context = Arc::new(context);
         let embedders = encoders::synthetic(shape, tokenizer.vocabulary(), &context, workers(settings.workers), cpu)?;
-        Self::new(context, tokenizer, embedders, settings.batch_tokens)
+        Ok(Self::new(context, tokenizer, embedders, settings.batch_tokens))
     }
 
     /// A model without a network: unit vectors of `dimension` numbers that depend only on the
@@ -138,7 +135,8 @@ impl Engine {
         }
         let context = Arc::new(nameless(&tokenizer, dimension, Dtype::F32));
         let embedders = (0..workers(0)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as Box<dyn Embedder>);
-        Self::new(Arc::clone(&context), tokenizer, embedders.collect(), ModelSettings::default().batch_tokens)
+        let batch_tokens = ModelSettings::default().batch_tokens;
+        Ok(Self::new(Arc::clone(&context), tokenizer, embedders.collect(), batch_tokens))
     }
 
     fn new(
@@ -146,20 +144,9 @@ impl Engine {
         tokenizer: Tokenizer,
         embedders: Vec<Box<dyn Embedder>>,
         batch_tokens: usize,
-    ) -> Result<Self> {
-        let workers = embedders
-            .into_iter()
-            .enumerate()
-            .map(|(i, embedder)| {
-                let pool = rayon::ThreadPoolBuilder::new()
-                    .num_threads(1)
-                    .thread_name(move |_| format!("regrow-embed-{i}"))
-                    .build()
-                    .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot start a worker thread").because(e))?;
-                Ok(Worker { pool, embedder: Mutex::new(embedder) })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { context, tokenizer, workers, batch_tokens: batch_tokens.max(1), service: None })
+    ) -> Self {
+        let workers = embedders.into_iter().map(Mutex::new).collect();
+        Self { context, tokenizer, workers, batch_tokens: batch_tokens.max(1), service: None }
     }
 
     /// Workers, each on its own batch.
@@ -170,8 +157,8 @@ impl Engine {
     /// Multiplications and additions that embedding the texts takes.
     pub(super) fn operations(&self, texts: &[&str]) -> Result<f64> {
         let Some(worker) = self.workers.first() else { return Ok(0.0) };
-        let embedder = worker.embedder.lock().unwrap_or_else(PoisonError::into_inner);
         let lengths = self.tokenise(Role::Document, texts, &|| false)?;
+        let embedder = worker.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(lengths.iter().map(|ids| embedder.operations(ids.len())).sum())
     }
 
@@ -215,10 +202,8 @@ impl Engine {
             cancelled,
             |worker, i| {
                 let (batch, _) = batches.get(i, &tokens);
-                let embeddings = worker.pool.install(|| {
-                    // A panic in an earlier batch leaves only scratch memory behind.
-                    worker.embedder.lock().unwrap_or_else(PoisonError::into_inner).embed(&batch)
-                })?;
+                // A panic in an earlier batch leaves only scratch memory behind.
+                let embeddings = worker.lock().unwrap_or_else(PoisonError::into_inner).embed(&batch)?;
                 if embeddings.data.len() != batch.lengths.len() * dimension {
                     return Err(Error::new(ErrorKind::Unexpected, "the encoder returned vectors of another size"));
                 }

@@ -46,23 +46,8 @@ pub(super) fn load<P: Pack>(
         Architecture::XlmRoberta => Numbering::After(size(config, "pad_token_id")? as u32),
         _ => Numbering::FromZero,
     };
-    Ok(Network {
-        hidden,
-        embedding: Embedding {
-            words: names.words(config, hidden)?,
-            positions: Some(
-                names.get(
-                    "embeddings.position_embeddings.weight",
-                    &[size(config, "max_position_embeddings")?, hidden],
-                )?,
-            ),
-            numbering,
-            norm: Some(norm("embeddings.LayerNorm")?),
-        },
-        layers,
-        norm_first: false,
-        last_norm: None,
-    })
+    let embedding = names.embedding(config, hidden, numbering, epsilon)?;
+    Ok(Network::norm_last(hidden, embedding, layers))
 }
 
 /// The sizes of a layer with as many key heads as query heads.

@@ -131,46 +131,26 @@ impl CpuEncoder {
 impl Memory {
     fn layer(&mut self, layer: &Layer<Linear>, norm_first: bool, lengths: &[u32], cpu: Cpu) {
         if norm_first {
-            self.operand_of(layer.attention_norm.as_ref(), cpu);
+            self.operand_of(layer.attention_norm.as_ref(), true, cpu);
         }
         self.attend(layer, lengths, cpu);
-        let attended = match self.attended.format() == self.attended_operand.format() {
-            true => &self.attended,
-            false => {
-                self.attended_operand.reset(self.x.count());
-                cpu.convert(&self.attended, &mut self.attended_operand);
-                &self.attended_operand
-            }
-        };
+        let attended = operand(&self.attended, &mut self.attended_operand, cpu);
         cpu.product(attended, &layer.output, Out::Add(&mut self.x));
-        match (norm_first, &layer.attention_norm) {
-            (true, _) => self.operand_of(layer.mlp_norm.as_ref(), cpu),
-            (false, Some(norm)) => cpu.normalise(&mut self.x, norm, false, Some(&mut self.operand)),
-            (false, None) => cpu.convert(&self.x, &mut self.operand),
-        }
+        let norm = if norm_first { &layer.mlp_norm } else { &layer.attention_norm };
+        self.operand_of(norm.as_ref(), norm_first, cpu);
         self.inner.reset(self.x.count());
         cpu.product(&self.operand, &layer.up, Out::Put(&mut self.inner, layer.activation));
-        let inner = match self.inner.format() == self.inner_operand.format() {
-            true => &self.inner,
-            false => {
-                self.inner_operand.reset(self.x.count());
-                cpu.convert(&self.inner, &mut self.inner_operand);
-                &self.inner_operand
-            }
-        };
+        let inner = operand(&self.inner, &mut self.inner_operand, cpu);
         cpu.product(inner, &layer.down, Out::Add(&mut self.x));
         if !norm_first {
-            match &layer.mlp_norm {
-                Some(norm) => cpu.normalise(&mut self.x, norm, false, Some(&mut self.operand)),
-                None => cpu.convert(&self.x, &mut self.operand),
-            }
+            self.operand_of(layer.mlp_norm.as_ref(), false, cpu);
         }
     }
 
-    /// The next product's operand: rows through a norm, which stay as they are themselves.
-    fn operand_of(&mut self, norm: Option<&Norm>, cpu: Cpu) {
+    /// The next product's operand: rows through a norm, which themselves stay as they are with `keep`.
+    fn operand_of(&mut self, norm: Option<&Norm>, keep: bool, cpu: Cpu) {
         match norm {
-            Some(norm) => cpu.normalise(&mut self.x, norm, true, Some(&mut self.operand)),
+            Some(norm) => cpu.normalise(&mut self.x, norm, keep, Some(&mut self.operand)),
             None => cpu.convert(&self.x, &mut self.operand),
         }
     }
@@ -199,6 +179,16 @@ impl Memory {
             start += length;
         }
     }
+}
+
+/// Rows in the format of a product's operand: themselves where they have it.
+fn operand<'a>(rows: &'a Rows, converted: &'a mut Rows, cpu: Cpu) -> &'a Rows {
+    if rows.format() == converted.format() {
+        return rows;
+    }
+    converted.reset(rows.count());
+    cpu.convert(rows, converted);
+    converted
 }
 
 /// Norms, rotates and scales the heads' queries and keys.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::bert::{Places, Shape};
-use super::network::{Embedding, Network, Numbering, Pack};
+use super::network::{Network, Numbering, Pack};
 use super::{Names, require, size};
 use crate::embed::Weights;
 use crate::error::Result;
@@ -27,17 +27,6 @@ pub(super) fn load<P: Pack>(config: &Value, weights: &Weights, pack: &P) -> Resu
             shape.layer(&names, pack, &places, [norm("sa_layer_norm")?, norm("output_layer_norm")?])
         })
         .collect::<Result<_>>()?;
-    let positions = size(config, "max_position_embeddings")?;
-    Ok(Network {
-        hidden,
-        embedding: Embedding {
-            words: names.get("embeddings.word_embeddings.weight", &[size(config, "vocab_size")?, hidden])?,
-            positions: Some(names.get("embeddings.position_embeddings.weight", &[positions, hidden])?),
-            numbering: Numbering::FromZero,
-            norm: Some(names.norm("embeddings.LayerNorm", hidden, EPSILON)?),
-        },
-        layers,
-        norm_first: false,
-        last_norm: None,
-    })
+    let embedding = names.embedding(config, hidden, Numbering::FromZero, EPSILON)?;
+    Ok(Network::norm_last(hidden, embedding, layers))
 }

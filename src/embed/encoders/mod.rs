@@ -20,6 +20,7 @@ use super::{Embedder, Weights};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Architecture, ModelContext, ModelFiles};
 use cpu::{CpuEncoder, Formats};
+use network::{Embedding, Numbering};
 
 /// Loads the weights once and makes one encoder per worker; they share the weights.
 pub(super) fn open(
@@ -28,6 +29,9 @@ pub(super) fn open(
     workers: usize,
     cpu: Cpu,
 ) -> Result<Vec<Box<dyn Embedder>>> {
+    if matches!(context.architecture, Architecture::Service | Architecture::Noop) {
+        return Err(Error::new(ErrorKind::Configuration, "this model has no network here").with("model", &context.name));
+    }
     let config = files.config()?;
     let weights = Weights::open(&files.weights())?;
     let formats = Formats::new(cpu, context.dtype)?;
@@ -39,9 +43,7 @@ pub(super) fn open(
         Architecture::ModernBert => modern::load(&config, &weights, context, &formats)?,
         Architecture::Gte => gte::load(&config, &weights, context, &formats)?,
         Architecture::Qwen3 => qwen3::load(&config, &weights, context, &formats)?,
-        Architecture::Service | Architecture::Noop => {
-            return Err(Error::new(ErrorKind::Configuration, "this model has no network here"));
-        }
+        Architecture::Service | Architecture::Noop => unreachable!("refused above"),
     };
     let network = Arc::new(network);
     Ok((0..workers).map(|_| Box::new(CpuEncoder::new(&network, context, formats)) as Box<dyn Embedder>).collect())
@@ -106,6 +108,17 @@ impl<'a> Names<'a> {
             }
         }
         Ok(words)
+    }
+
+    /// Words and learned positions, as BERT and its next of kin have them.
+    fn embedding(&self, config: &Value, hidden: usize, numbering: Numbering, epsilon: f32) -> Result<Embedding> {
+        let positions = [size(config, "max_position_embeddings")?, hidden];
+        Ok(Embedding {
+            words: self.words(config, hidden)?,
+            positions: Some(self.get("embeddings.position_embeddings.weight", &positions)?),
+            numbering,
+            norm: Some(self.norm("embeddings.LayerNorm", hidden, epsilon)?),
+        })
     }
 
     /// Columns of a head.

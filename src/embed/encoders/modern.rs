@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary, Scores};
+use super::network::{Embedding, Layer, Network, Pack, Rotary, Scores};
 use super::{Names, number, require, size};
 use crate::embed::Weights;
 use crate::embed::kernels::{Activation, Heads, Norm, Reach};
@@ -69,14 +69,10 @@ pub(super) fn load<P: Pack>(
             })
         })
         .collect::<Result<_>>()?;
+    let words = names.get("embeddings.tok_embeddings.weight", &[size(config, "vocab_size")?, hidden])?;
     Ok(Network {
         hidden,
-        embedding: Embedding {
-            words: names.get("embeddings.tok_embeddings.weight", &[size(config, "vocab_size")?, hidden])?,
-            positions: None,
-            numbering: Numbering::FromZero,
-            norm: Some(norm("embeddings.norm")?),
-        },
+        embedding: Embedding::of_words(words, Some(norm("embeddings.norm")?)),
         layers,
         norm_first: true,
         last_norm: Some(norm("final_norm")?),

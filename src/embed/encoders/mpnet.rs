@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::bert::{Places, Shape};
-use super::network::{Embedding, Network, Numbering, Pack};
+use super::network::{Network, Numbering, Pack};
 use super::{Names, number, require, size};
 use crate::embed::Weights;
 use crate::error::Result;
@@ -45,19 +45,9 @@ pub(super) fn load<P: Pack>(
             Ok(layer)
         })
         .collect::<Result<_>>()?;
-    let positions = size(config, "max_position_embeddings")?;
-    Ok(Network {
-        hidden,
-        embedding: Embedding {
-            words: names.get("embeddings.word_embeddings.weight", &[size(config, "vocab_size")?, hidden])?,
-            positions: Some(names.get("embeddings.position_embeddings.weight", &[positions, hidden])?),
-            numbering: Numbering::After(number(config, "pad_token_id", 1.0) as u32),
-            norm: Some(names.norm("embeddings.LayerNorm", hidden, epsilon)?),
-        },
-        layers,
-        norm_first: false,
-        last_norm: None,
-    })
+    let embedding =
+        names.embedding(config, hidden, Numbering::After(number(config, "pad_token_id", 1.0) as u32), epsilon)?;
+    Ok(Network::norm_last(hidden, embedding, layers))
 }
 
 /// `[buckets][heads]` → `[heads][2 · most + 1]` by key − query, as T5 puts distances in buckets:

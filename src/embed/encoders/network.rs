@@ -31,6 +31,13 @@ pub(super) struct Network<L> {
     pub(super) last_norm: Option<Norm>,
 }
 
+impl<L> Network<L> {
+    /// With norms after each block's sum.
+    pub(super) fn norm_last(hidden: usize, embedding: Embedding, layers: Vec<Layer<L>>) -> Self {
+        Self { hidden, embedding, layers, norm_first: false, last_norm: None }
+    }
+}
+
 /// From token ids to the first layer's rows.
 #[derive(Debug)]
 pub(super) struct Embedding {
@@ -140,6 +147,11 @@ impl Rotary {
 }
 
 impl Embedding {
+    /// Of words alone: positions come in later, by rotation.
+    pub(super) fn of_words(words: Vec<f32>, norm: Option<Norm>) -> Self {
+        Self { words, positions: None, numbering: Numbering::FromZero, norm }
+    }
+
     /// Positions of a text's tokens.
     pub(super) fn positions<'a>(&self, text: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
         let numbering = self.numbering;

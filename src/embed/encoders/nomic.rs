@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary, Scores};
+use super::network::{Embedding, Layer, Network, Pack, Rotary, Scores};
 use super::{Names, number, require, size};
 use crate::embed::Weights;
 use crate::embed::kernels::{Activation, Heads};
@@ -56,16 +56,9 @@ pub(super) fn load<P: Pack>(
             })
         })
         .collect::<Result<_>>()?;
-    Ok(Network {
+    Ok(Network::norm_last(
         hidden,
-        embedding: Embedding {
-            words: names.words(config, hidden)?,
-            positions: None,
-            numbering: Numbering::FromZero,
-            norm: Some(names.norm("emb_ln", hidden, epsilon)?),
-        },
+        Embedding::of_words(names.words(config, hidden)?, Some(names.norm("emb_ln", hidden, epsilon)?)),
         layers,
-        norm_first: false,
-        last_norm: None,
-    })
+    ))
 }

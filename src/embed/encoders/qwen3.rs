@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::network::{Embedding, Layer, Network, Numbering, Pack, Rotary, Scores};
+use super::network::{Embedding, Layer, Network, Pack, Rotary, Scores};
 use super::{Names, number, require, size};
 use crate::embed::Weights;
 use crate::embed::kernels::{Activation, Heads, Norm, Reach};
@@ -77,14 +77,10 @@ pub(super) fn load<P: Pack>(
             })
         })
         .collect::<Result<_>>()?;
+    let words = names.get("embed_tokens.weight", &[size(config, "vocab_size")?, hidden])?;
     Ok(Network {
         hidden,
-        embedding: Embedding {
-            words: names.get("embed_tokens.weight", &[size(config, "vocab_size")?, hidden])?,
-            positions: None,
-            numbering: Numbering::FromZero,
-            norm: None,
-        },
+        embedding: Embedding::of_words(words, None),
         layers,
         norm_first: true,
         last_norm: Some(norm("norm", hidden)?),

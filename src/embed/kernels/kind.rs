@@ -3,12 +3,16 @@
 use super::isa::{Isa, Plain};
 use super::to_bf16;
 
-/// How an operand is stored, and how two words are multiplied and added to an accumulator.
-pub(super) trait Kind<I: Isa>: Copy {
-    /// Numbers in a word.
-    const DENSITY: usize;
+/// How two words are multiplied and added to an accumulator.
+pub(super) trait Factor<I: Isa>: Copy {
     /// `acc + a · b`, where a word of `a` is the same in every lane.
     unsafe fn multiply_add(acc: I::F, a: I::W, b: I::W) -> I::F;
+}
+
+/// A factor whose numbers are stored one by one, as whole rows of integers are not.
+pub(super) trait Kind<I: Isa>: Factor<I> {
+    /// Numbers in a word.
+    const DENSITY: usize;
     /// Writes `LANES` numbers as columns `column..` of the row that begins at `row`.
     unsafe fn put(row: *mut u32, column: usize, v: I::F);
     /// Writes one number as a column of the row that begins at `row`.
@@ -37,13 +41,15 @@ pub(super) struct Int8;
 
 macro_rules! floats {
     ($kind:ty, $isa:ident, $round:expr, $round_one:expr) => {
-        impl<$isa: Isa> Kind<$isa> for $kind {
-            const DENSITY: usize = 1;
+        impl<$isa: Isa> Factor<$isa> for $kind {
             #[inline(always)]
             unsafe fn multiply_add(acc: I::F, a: I::W, b: I::W) -> I::F {
                 // SAFETY: the caller's machine has these instructions.
                 unsafe { I::fma(I::floats(a), I::floats(b), acc) }
             }
+        }
+        impl<$isa: Isa> Kind<$isa> for $kind {
+            const DENSITY: usize = 1;
             #[inline(always)]
             unsafe fn put(row: *mut u32, column: usize, v: I::F) {
                 // SAFETY: the caller's row has these columns.
@@ -75,10 +81,9 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::isa::Avx512;
-    use super::{Brain, Int8, Kind, to_bf16};
+    use super::{Brain, Factor, Int8, Kind, to_bf16};
 
-    impl Kind<Avx512> for Brain {
-        const DENSITY: usize = 2;
+    impl Factor<Avx512> for Brain {
         #[inline(always)]
         unsafe fn multiply_add(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
             // SAFETY: the caller's machine has these instructions; the types are the same bits.
@@ -90,6 +95,10 @@ mod x86 {
                 )
             }
         }
+    }
+
+    impl Kind<Avx512> for Brain {
+        const DENSITY: usize = 2;
         #[inline(always)]
         unsafe fn put(row: *mut u32, column: usize, v: __m512) {
             // SAFETY: the caller's row has these columns.
@@ -128,27 +137,16 @@ mod x86 {
         }
     }
 
-    impl Kind<Avx512> for Int8 {
-        const DENSITY: usize = 4;
+    impl Factor<Avx512> for Int8 {
         #[inline(always)]
         unsafe fn multiply_add(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
             // SAFETY: the caller's machine has these instructions.
             unsafe { _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(acc), a, b)) }
         }
-        unsafe fn put(_: *mut u32, _: usize, _: __m512) {
-            unreachable!("rows are quantised whole")
-        }
-        unsafe fn put_one(_: *mut u32, _: usize, _: f32) {
-            unreachable!("rows are quantised whole")
-        }
-        unsafe fn rows(_: *const u32, _: usize, _: usize, _: usize, _: usize) -> __m512i {
-            unreachable!("attention is not computed in integers")
-        }
     }
 }
 
-impl Kind<Plain> for Int8 {
-    const DENSITY: usize = 4;
+impl Factor<Plain> for Int8 {
     #[inline(always)]
     unsafe fn multiply_add(acc: [f32; 8], a: [u32; 8], b: [u32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| {
@@ -156,15 +154,6 @@ impl Kind<Plain> for Int8 {
             let sum: i32 = products.map(|(a, b)| i32::from(a) * i32::from(b.cast_signed())).sum();
             f32::from_bits(acc[i].to_bits().wrapping_add(sum.cast_unsigned()))
         })
-    }
-    unsafe fn put(_: *mut u32, _: usize, _: [f32; 8]) {
-        unreachable!("rows are quantised whole")
-    }
-    unsafe fn put_one(_: *mut u32, _: usize, _: f32) {
-        unreachable!("rows are quantised whole")
-    }
-    unsafe fn rows(_: *const u32, _: usize, _: usize, _: usize, _: usize) -> [u32; 8] {
-        unreachable!("attention is not computed in integers")
     }
 }
 

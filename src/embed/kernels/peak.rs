@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::isa::{Isa, Plain};
-use super::kind::{Float, Int8, Kind};
+use super::kind::{Factor, Float, Int8};
 use super::rows::Format;
 use super::{Cpu, Job, Level};
 
@@ -15,7 +15,7 @@ const STEPS: usize = 1 << 19;
 /// `STEPS` products of registers.
 struct Registers<K>(K);
 
-impl<I: Isa, K: Kind<I>> Job<I> for Registers<K> {
+impl<I: Isa, K: Factor<I>> Job<I> for Registers<K> {
     #[inline(always)]
     unsafe fn run(self) {
         // SAFETY: the machine has the instructions, and only `last` is written.

@@ -9,7 +9,7 @@ use super::isa::{Avx2, Avx512};
 use super::isa::{Isa, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::kind::Brain;
-use super::kind::{Float, Int8, Kind, Rounded, word};
+use super::kind::{Factor, Float, Int8, Kind, Rounded, word};
 use super::math;
 use super::rows::{Buffer, COLUMNS, Format, Rows};
 use super::{Cpu, Job, Level};
@@ -135,9 +135,7 @@ impl Linear {
         padded.resize(all, 0.0);
         Self { format, level, outputs, inputs, gated, panel, steps, words, bias: padded, scales, sums }
     }
-}
 
-impl Linear {
     /// Numbers in the matrix.
     pub(crate) fn size(&self) -> usize {
         self.outputs * self.inputs
@@ -332,7 +330,7 @@ impl<I: Isa, K: Kind<I>> End<I> for Put<'_, K> {
 
 /// Sums of `R` rows and a panel: words of the rows, `stride` apart, against vectors of the panel.
 #[inline(always)]
-pub(super) unsafe fn tile<I: Isa, K: Kind<I>, const R: usize>(
+pub(super) unsafe fn tile<I: Isa, K: Factor<I>, const R: usize>(
     steps: usize,
     a: *const u32,
     stride: usize,
@@ -379,7 +377,7 @@ pub(super) use by_rows;
 struct Product<E, K>(E, K);
 
 #[inline(always)]
-unsafe fn block<I: Isa, K: Kind<I>, E: End<I>, const R: usize>(end: &E, panel: usize, row: usize, stride: usize) {
+unsafe fn block<I: Isa, K: Factor<I>, E: End<I>, const R: usize>(end: &E, panel: usize, row: usize, stride: usize) {
     let Finish { weights, a, .. } = *end.finish();
     // SAFETY: operands have `SLACK` rows more than they count; only counted ones are taken.
     unsafe {
@@ -394,7 +392,7 @@ unsafe fn block<I: Isa, K: Kind<I>, E: End<I>, const R: usize>(end: &E, panel: u
     }
 }
 
-impl<I: Isa, K: Kind<I>, E: End<I>> Job<I> for Product<E, K> {
+impl<I: Isa, K: Factor<I>, E: End<I>> Job<I> for Product<E, K> {
     #[inline(always)]
     unsafe fn run(self) {
         let Finish { weights, a, .. } = *self.0.finish();
