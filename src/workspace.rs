@@ -105,7 +105,7 @@ impl Workspace {
             return Ok(Arc::new(tokio::task::spawn_blocking(move || Engine::connect(&files, &settings, key)).await??));
         }
         if settings.dtype.is_none() {
-            for dtype in Dtype::CPU {
+            for dtype in Dtype::ALL {
                 if recorded(&files.shortened(dtype, settings.dimension)?) {
                     settings.dtype = Some(dtype);
                     break;

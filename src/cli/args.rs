@@ -36,6 +36,9 @@ pub(crate) struct Global {
     /// How progress is told where stderr is not a terminal
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
+    /// Where to embed: auto, cpu, cuda:N or metal [default: the pipeline's `model.device`]
+    #[arg(long, global = true, env = "REGROW_DEVICE", value_name = "DEVICE")]
+    pub(crate) device: Option<regrow::embed::Device>,
     /// Where models are kept [default: the user's cache directory]
     #[arg(long, global = true, env = "REGROW_CACHE", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
@@ -114,7 +117,7 @@ pub(crate) struct BenchEmbedArgs {
     /// Random weights of this shape instead: minilm, bert-base, bge-large
     #[arg(long, value_name = "SHAPE")]
     pub(crate) shape: Vec<String>,
-    /// Number formats [default: f32, bf16 and int8]
+    /// Number formats [default: f32, bf16 and int8; on a GPU f32, bf16 and f16]
     #[arg(long, value_delimiter = ',', value_name = "DTYPE")]
     pub(crate) dtype: Vec<String>,
     /// Tokens per text [default: 32, 120 and 512, as far as the model takes them]
@@ -132,8 +135,8 @@ pub(crate) struct BenchEmbedArgs {
     /// Workers; 0 means one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) workers: usize,
-    /// Use these instructions instead of the machine's best, to see what another machine would do
-    #[arg(long, value_name = "NAME")]
+    /// Use these instructions of the CPU instead of its best, to see what another machine would do
+    #[arg(long, value_name = "NAME", conflicts_with = "device")]
     pub(crate) instructions: Option<String>,
 }
 

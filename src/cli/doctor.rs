@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use regrow::embed::{Device, place_of};
 use regrow::measure::Machine;
 use regrow::model::ModelFiles;
 use regrow::validate::{Check, Outcome};
@@ -24,13 +25,13 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<u8> {
             None
         }
     };
+    checks.push(device(workspace.as_ref().map_or(Device::Auto, |w| w.pipeline.model.device)));
     if let Some(workspace) = workspace {
         checks.push(corpus(&workspace).await);
         checks.push(model(settings, &workspace));
         checks.push(repository(&workspace).await);
         checks.push(target(&workspace).await);
     }
-    checks.push(processor());
     let ok = checks.iter().all(|c| c.outcome != Outcome::Fail);
     let exit_code = if ok { 0 } else { ErrorKind::Configuration.exit_code() };
     let machine = Machine::here();
@@ -58,12 +59,15 @@ fn bad(name: &str, error: &regrow::Error) -> Check {
     Check::fail(name, json!(false), json!(true), reason)
 }
 
-/// What embedding will use of the processor.
-fn processor() -> Check {
-    let all = regrow::embed::bench::instructions();
-    let best = all.first().copied().unwrap_or("portable");
-    let dtype = regrow::embed::default_dtype().name();
-    good("processor", format!("{best} instructions; a first snapshot takes {dtype} unless the pipeline says otherwise"))
+/// What embedding will compute with.
+fn device(setting: Device) -> Check {
+    match place_of(setting, None) {
+        Ok((place, dtype)) => {
+            let dtype = dtype.name();
+            good("device", format!("{place}; a first snapshot takes {dtype} unless the pipeline says otherwise"))
+        }
+        Err(e) => bad("device", &e),
+    }
 }
 
 async fn corpus(workspace: &Workspace) -> Check {

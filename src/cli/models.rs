@@ -1,6 +1,7 @@
 //! `regrow models`.
 
 use regrow::Result;
+use regrow::embed::{Device, place_of};
 use regrow::model::ModelCard;
 use serde_json::json;
 
@@ -38,7 +39,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, action: Option<M
         ModelsAction::Fetch { name, source } => {
             let card = ModelCard::find(&name)?;
             let files = settings.models().get(&card, source.as_deref(), &settings.events).await?;
-            let context = files.context(regrow::embed::default_dtype())?;
+            let context = files.context(place_of(Device::Auto, None)?.1)?;
             let fingerprint = context.fingerprint()?;
             let report = json!({
                 "verb": "models", "ok": true, "exit_code": 0, "model": card.name,

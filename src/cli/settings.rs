@@ -87,6 +87,9 @@ impl Settings {
             })?;
             pipeline.set(key.trim(), value.trim())?;
         }
+        if let Some(device) = self.global.device {
+            pipeline.model.device = device;
+        }
         for warning in pipeline.validate(&base)? {
             self.events.warn(warning);
         }

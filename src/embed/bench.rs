@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::kernels::Cpu;
-use super::{Engine, Role, Tokenizer};
+use super::device::Place;
+use super::kernels::{Cpu, Format};
+use super::{Device, Engine, Role, Tokenizer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Dtype, ModelFiles};
 use crate::pipeline::ModelSettings;
@@ -54,7 +55,9 @@ pub struct BenchOptions {
     pub shape: Option<Shape>,
     /// Number format; the machine's choice when absent.
     pub dtype: Option<Dtype>,
-    /// Instructions by name ([`instructions`]); the machine's best when absent.
+    /// Where to compute.
+    pub device: Device,
+    /// Instructions of the CPU by name ([`instructions`]); the machine's best when absent.
     pub instructions: Option<String>,
     /// Workers; 0 means one per core.
     pub workers: usize,
@@ -69,8 +72,8 @@ pub struct BenchReport {
     pub model: String,
     /// Number format.
     pub dtype: Dtype,
-    /// Instructions that were used.
-    pub instructions: &'static str,
+    /// The CPU's instructions, or the devices.
+    pub device: String,
     /// Workers.
     pub workers: usize,
     /// Texts.
@@ -85,7 +88,8 @@ pub struct BenchReport {
     pub tokens_per_second: f64,
     /// Multiplications and additions of the network's products, in 10⁹ per second.
     pub gflops: f64,
-    /// What the workers together reach in a loop that only multiplies registers.
+    /// What the workers together reach in a loop that only multiplies registers, or devices in a product
+    /// of large matrices.
     pub peak_gflops: f64,
     /// `gflops / peak_gflops`.
     pub share_of_peak: f64,
@@ -96,8 +100,7 @@ pub fn instructions() -> Vec<&'static str> {
     Cpu::all().into_iter().map(Cpu::name).collect()
 }
 
-fn cpu(name: Option<&str>) -> Result<Cpu> {
-    let Some(name) = name else { return Ok(Cpu::detect()) };
+fn cpu(name: &str) -> Result<Cpu> {
     Cpu::all().into_iter().find(|c| c.name() == name).ok_or_else(|| {
         Error::new(ErrorKind::Configuration, "this machine does not have these instructions")
             .with("instructions", name)
@@ -110,14 +113,20 @@ fn cpu(name: Option<&str>) -> Result<Cpu> {
 /// # Errors
 /// As [`Engine::open`] and [`Engine::embed`]; `Configuration` for unknown names.
 pub fn bench(files: &ModelFiles, options: &BenchOptions, texts: &[&str]) -> Result<BenchReport> {
-    let cpu = cpu(options.instructions.as_deref())?;
+    let place = match &options.instructions {
+        Some(name) => Place::Cpu(cpu(name)?),
+        None => Place::find(options.device, options.dtype)?,
+    };
     let settings = ModelSettings { dtype: options.dtype, workers: options.workers, ..ModelSettings::default() };
     let engine = match options.shape {
-        Some(shape) => Engine::synthetic(files.tokenizer()?, shape, &settings, cpu)?,
-        None => Engine::on(files, &settings, cpu)?,
+        Some(shape) => Engine::synthetic(files.tokenizer()?, shape, &settings, &place)?,
+        None => Engine::on(files, &settings, &place)?,
     };
     let dtype = engine.context().dtype;
-    let peak = peak(cpu, dtype, engine.workers());
+    let peak = match &place {
+        Place::Cpu(cpu) => peak(*cpu, dtype, engine.workers()),
+        Place::Devices(devices) => super::encoders::peak(devices, dtype)?,
+    };
     let operations = engine.operations(texts)?;
     // The first round also touches all memory for the first time.
     let warm = texts.len().min(8 * engine.workers());
@@ -135,7 +144,7 @@ pub fn bench(files: &ModelFiles, options: &BenchOptions, texts: &[&str]) -> Resu
     Ok(BenchReport {
         model: engine.context().name.clone(),
         dtype,
-        instructions: cpu.name(),
+        device: place.name(),
         workers: engine.workers(),
         texts: texts.len(),
         tokens,
@@ -151,9 +160,9 @@ pub fn bench(files: &ModelFiles, options: &BenchOptions, texts: &[&str]) -> Resu
 /// What `workers` threads reach together, in 10⁹ operations per second.
 fn peak(cpu: Cpu, dtype: Dtype, workers: usize) -> f64 {
     let format = match dtype {
-        Dtype::Int8 => super::kernels::Format::Int8,
+        Dtype::Int8 => Format::Int8,
         Dtype::Bf16 => cpu.bf16(),
-        Dtype::F32 | Dtype::F16 => super::kernels::Format::F32,
+        Dtype::F32 | Dtype::F16 => Format::F32,
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(move || cpu.peak(format))).collect();

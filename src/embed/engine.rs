@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::bench::Shape;
-use super::kernels::{Cpu, Format};
+use super::device::{Device, Place};
 use super::noop::Noop;
 use super::pooling::pool;
 use super::service::Client;
@@ -21,8 +21,16 @@ use crate::pipeline::ModelSettings;
 const LOOK: Duration = Duration::from_millis(50);
 /// Texts that one thread tokenises before it takes more.
 const TOKENISE: usize = 16;
-/// Tokens below which a batch is not divided further: so many fill the CPU's kernels.
-const SMALLEST: usize = 256;
+/// Most tokens in a batch, where the pipeline does not say.
+const CPU_BATCH: usize = 2048;
+/// The same on a device, which needs more at once to be busy.
+const DEVICE_BATCH: usize = 32_768;
+/// Texts of one call on the CPU.
+const CPU_SLICE: usize = 1024;
+/// Texts of one call for each device.
+const DEVICE_SLICE: usize = 8192;
+/// Part of a full batch below which batches are not divided further: so much keeps a worker busy.
+const SMALLEST: usize = 8;
 /// Most tokens of the no-op model.
 const NOOP_TOKENS: u32 = 512;
 
@@ -47,11 +55,16 @@ pub struct Embedded {
 /// A model ready to embed; share it in an `Arc`.
 ///
 /// Each worker computes a batch on one thread, so that nothing is spread over threads but batches.
-/// Weights are loaded once.
+/// On the CPU they share the weights; elsewhere a worker is a device, and threads tokenise for it.
 pub struct Engine {
     context: Arc<ModelContext>,
     tokenizer: Tokenizer,
     workers: Vec<Worker>,
+    /// Threads that tokenise.
+    threads: usize,
+    place: String,
+    /// Whether workers are devices.
+    on_devices: bool,
     batch_tokens: usize,
     /// Computes the vectors elsewhere; workers then only tokenise.
     service: Option<Client>,
@@ -63,6 +76,7 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
             .field("context", &self.context)
+            .field("place", &self.place)
             .field("workers", &self.workers.len())
             .field("batch_tokens", &self.batch_tokens)
             .finish_non_exhaustive()
@@ -70,13 +84,13 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Loads a model on the CPU. Blocks for as long as reading the weights takes.
+    /// Loads a model. Blocks for as long as reading the weights takes.
     ///
     /// # Errors
-    /// `Configuration` for a dtype that the CPU encoder does not compute in, `ModelMismatch` for
-    /// files that do not fit together or a network that would not be computed rightly.
+    /// `Configuration` for a device that is not there or a dtype that it does not compute in,
+    /// `ModelMismatch` for files that do not fit together or a network that would not be computed rightly.
     pub fn open(files: &ModelFiles, settings: &ModelSettings) -> Result<Self> {
-        Self::on(files, settings, Cpu::detect())
+        Self::on(files, settings, &Place::find(settings.device, settings.dtype)?)
     }
 
     /// A model behind a service, with the key that its card asks for.
@@ -91,16 +105,16 @@ impl Engine {
         let context = Arc::new(files.shortened(Dtype::F32, settings.dimension)?);
         let client = Client::open(&files.card, context.dimension, key)?;
         let embedders = (0..workers(settings.workers)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as _);
-        let mut engine =
-            Self::new(Arc::clone(&context), files.tokenizer()?, embedders.collect(), settings.batch_tokens);
+        let place = format!("service at {}", files.card.service.as_ref().map_or("", |s| &s.url));
+        let mut engine = Self::new(Arc::clone(&context), files.tokenizer()?, embedders.collect(), place, settings);
         engine.service = Some(client);
         Ok(engine)
     }
 
-    /// The same with the instructions of `cpu`.
-    pub(super) fn on(files: &ModelFiles, settings: &ModelSettings, cpu: Cpu) -> Result<Self> {
+    /// The same in this place.
+    pub(super) fn on(files: &ModelFiles, settings: &ModelSettings, place: &Place) -> Result<Self> {
         let tokenizer = files.tokenizer()?;
-        let context = Arc::new(files.shortened(settings.dtype.unwrap_or_else(|| best(cpu)), settings.dimension)?);
+        let context = Arc::new(files.shortened(settings.dtype.unwrap_or_else(|| place.best()), settings.dimension)?);
         if context.pooling == Pooling::LastToken && tokenizer.special_tokens()? == 0 {
             return Err(Error::new(
                 ErrorKind::ModelMismatch,
@@ -109,19 +123,24 @@ impl Engine {
             .with("model", &context.name)
             .guidance("the last token's vector is the text's: take the tokenizer.json of the embedding model"));
         }
-        let embedders = encoders::open(files, &context, workers(settings.workers), cpu)?;
-        Ok(Self::new(context, tokenizer, embedders, settings.batch_tokens))
+        let embedders = encoders::open(files, &context, workers(settings.workers), place)?;
+        Ok(Self::placed(context, tokenizer, embedders, place, settings))
     }
 
     /// A network of a shape with random weights, for measuring; its vectors mean nothing.
-    pub(super) fn synthetic(tokenizer: Tokenizer, shape: Shape, settings: &ModelSettings, cpu: Cpu) -> Result<Self> {
-        let dtype = settings.dtype.unwrap_or_else(|| best(cpu));
+    pub(super) fn synthetic(
+        tokenizer: Tokenizer,
+        shape: Shape,
+        settings: &ModelSettings,
+        place: &Place,
+    ) -> Result<Self> {
+        let dtype = settings.dtype.unwrap_or_else(|| place.best());
         let mut context = nameless(&tokenizer, shape.hidden as u32, dtype);
         context.name = shape.name.to_owned();
         context.architecture = Architecture::Bert;
         let context = Arc::new(context);
-        let embedders = encoders::synthetic(shape, tokenizer.vocabulary(), &context, workers(settings.workers), cpu)?;
-        Ok(Self::new(context, tokenizer, embedders, settings.batch_tokens))
+        let embedders = encoders::synthetic(shape, tokenizer.vocabulary(), &context, workers(settings.workers), place)?;
+        Ok(Self::placed(context, tokenizer, embedders, place, settings))
     }
 
     /// A model without a network: unit vectors of `dimension` numbers that depend only on the
@@ -135,23 +154,56 @@ impl Engine {
         }
         let context = Arc::new(nameless(&tokenizer, dimension, Dtype::F32));
         let embedders = (0..workers(0)).map(|_| Box::new(Noop::new(Arc::clone(&context))) as Box<dyn Embedder>);
-        let batch_tokens = ModelSettings::default().batch_tokens;
-        Ok(Self::new(Arc::clone(&context), tokenizer, embedders.collect(), batch_tokens))
+        let (place, settings) = ("no network".to_owned(), ModelSettings::default());
+        Ok(Self::new(Arc::clone(&context), tokenizer, embedders.collect(), place, &settings))
+    }
+
+    fn placed(
+        context: Arc<ModelContext>,
+        tokenizer: Tokenizer,
+        embedders: Vec<Box<dyn Embedder>>,
+        place: &Place,
+        settings: &ModelSettings,
+    ) -> Self {
+        let mut engine = Self::new(context, tokenizer, embedders, place.name(), settings);
+        if let Place::Devices(_) = place {
+            engine.batch_tokens = settings.batch_tokens.unwrap_or(DEVICE_BATCH).max(1);
+            engine.threads = workers(settings.workers);
+            engine.on_devices = true;
+        }
+        engine
     }
 
     fn new(
         context: Arc<ModelContext>,
         tokenizer: Tokenizer,
         embedders: Vec<Box<dyn Embedder>>,
-        batch_tokens: usize,
+        place: String,
+        settings: &ModelSettings,
     ) -> Self {
+        let (batch_tokens, threads) = (settings.batch_tokens.unwrap_or(CPU_BATCH).max(1), embedders.len());
         let workers = embedders.into_iter().map(Mutex::new).collect();
-        Self { context, tokenizer, workers, batch_tokens: batch_tokens.max(1), service: None }
+        Self { context, tokenizer, workers, threads, place, on_devices: false, batch_tokens, service: None }
+    }
+
+    /// Where vectors are computed: the CPU's instructions, devices, or a service.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// Workers, each on its own batch.
     pub fn workers(&self) -> usize {
         self.workers.len()
+    }
+
+    /// Texts to hand over at once: enough to sort by length, few enough for progress and Ctrl-C.
+    pub fn slice(&self) -> usize {
+        if self.on_devices { DEVICE_SLICE * self.workers.len() } else { CPU_SLICE }
+    }
+
+    /// Calls to have under way at once: a device should find the next texts tokenised.
+    pub fn calls(&self) -> usize {
+        if self.on_devices { 2 } else { 1 }
     }
 
     /// Multiplications and additions that embedding the texts takes.
@@ -198,12 +250,12 @@ impl Engine {
         let batches = Batches::new(&tokens, self.batch_tokens, self.workers.len());
         let mut data = vec![0.0; texts.len() * dimension];
         self.run(
-            batches.ranges.len(),
+            (self.workers.len(), batches.ranges.len()),
             cancelled,
             |worker, i| {
                 let (batch, _) = batches.get(i, &tokens);
                 // A panic in an earlier batch leaves only scratch memory behind.
-                let embeddings = worker.lock().unwrap_or_else(PoisonError::into_inner).embed(&batch)?;
+                let embeddings = self.workers[worker].lock().unwrap_or_else(PoisonError::into_inner).embed(&batch)?;
                 if embeddings.data.len() != batch.lengths.len() * dimension {
                     return Err(Error::new(ErrorKind::Unexpected, "the encoder returned vectors of another size"));
                 }
@@ -236,7 +288,7 @@ impl Engine {
         let blocks: Vec<&[&str]> = texts.chunks(TOKENISE).collect();
         let mut tokens = vec![Vec::new(); texts.len()];
         self.run(
-            blocks.len(),
+            (self.threads, blocks.len()),
             cancelled,
             |_, i| {
                 blocks[i]
@@ -270,19 +322,19 @@ impl Engine {
         }
     }
 
-    /// Runs `jobs` on all workers and hands each result to `done` on the calling thread. Stops at
-    /// the first error, or when cancelled.
+    /// Runs jobs on so many threads, each of which says its number with the job's, and hands results to
+    /// `done` on the calling thread. Stops at the first error, or when cancelled.
     fn run<T: Send>(
         &self,
-        jobs: usize,
+        (threads, jobs): (usize, usize),
         cancelled: &dyn Fn() -> bool,
-        job: impl Fn(&Worker, usize) -> Result<T> + Sync,
+        job: impl Fn(usize, usize) -> Result<T> + Sync,
         mut done: impl FnMut(usize, T),
     ) -> Result<()> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let (send, results) = mpsc::channel();
-            for worker in self.workers.iter().take(jobs) {
+            for worker in 0..threads.min(jobs) {
                 let (send, next, stop, job) = (send.clone(), &next, &stop, &job);
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
@@ -321,15 +373,14 @@ impl Engine {
     }
 }
 
-/// The number format of a first snapshot on this machine whose pipeline names none.
-pub fn default_dtype() -> Dtype {
-    best(Cpu::detect())
-}
-
-/// The format in which a machine embeds fast and exactly enough: bfloat16 where it is multiplied,
-/// 32-bit floats elsewhere.
-fn best(cpu: Cpu) -> Dtype {
-    if cpu.bf16() == Format::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
+/// What embedding would use for a setting: the CPU's instructions or devices, and the number format
+/// of a first snapshot whose pipeline names none.
+///
+/// # Errors
+/// `Configuration` for a device that this build or this machine does not have.
+pub fn place_of(device: Device, dtype: Option<Dtype>) -> Result<(String, Dtype)> {
+    let place = Place::find(device, dtype)?;
+    Ok((place.name(), dtype.unwrap_or_else(|| place.best())))
 }
 
 /// The context of a model that has no files but a tokenizer.
@@ -372,7 +423,7 @@ impl Batches {
         order.sort_by_key(|i| std::cmp::Reverse(tokens[*i].len()));
         // Batches shrink with what is left, so that all workers come to the end together.
         let mut left: usize = tokens.iter().map(Vec::len).sum();
-        let share = |left: usize| budget.min(left.div_ceil(2 * workers.max(1)).max(SMALLEST));
+        let share = |left: usize| budget.min(left.div_ceil(2 * workers.max(1)).max(budget / SMALLEST));
         let mut most = share(left);
         let mut ranges = Vec::new();
         let (mut start, mut used) = (0, 0);

@@ -4,6 +4,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::embed::kernels::Cpu;
 use crate::model::ModelCard;
 
 /// A tokenizer of whole words, for tests that need no model: `[CLS] words [SEP]`.
@@ -202,7 +203,8 @@ fn golden_vectors_of_the_reference_implementation() {
 
 #[test]
 fn a_batch_is_its_texts_one_by_one() {
-    let settings = ModelSettings { batch_tokens: 300, workers: 3, dtype: Some(Dtype::F32), ..ModelSettings::default() };
+    let settings =
+        ModelSettings { batch_tokens: Some(300), workers: 3, dtype: Some(Dtype::F32), ..ModelSettings::default() };
     let Some(engine) = mini(&settings) else { return };
     let longest = "corpus ".repeat(254);
     let texts = ["", "a", "how to restore a collection", &longest, "fn main() {}", "naïve café", &longest[..500], "a"];
@@ -238,7 +240,7 @@ fn precisions_lose_no_more_than_they_say() {
     for (dtype, least) in [(Dtype::F32, 0.999_99), (Dtype::Bf16, 0.999_9), (Dtype::Int8, 0.98)] {
         for cpu in Cpu::all() {
             let settings = ModelSettings { dtype: Some(dtype), ..ModelSettings::default() };
-            let engine = Engine::on(&files, &settings, cpu).unwrap();
+            let engine = Engine::on(&files, &settings, &Place::Cpu(cpu)).unwrap();
             let all = engine.embed(Role::Document, &texts, &never).unwrap();
             let lowest = all
                 .embeddings
@@ -256,5 +258,22 @@ fn precisions_lose_no_more_than_they_say() {
                 assert!(differs <= most, "{dtype:?} on {}: {differs}", cpu.name());
             }
         }
+    }
+}
+
+/// Candle's CPU stands for its GPUs: the same operations on other hardware.
+#[test]
+fn a_device_loses_no_more_than_it_says() {
+    let Some(directory) = crate::testing::model() else { return };
+    let files = ModelFiles::open(&ModelCard::find("minilm").unwrap(), Path::new(&directory)).unwrap();
+    let golden: Golden = serde_json::from_str(include_str!("../../models/golden/all-MiniLM-L6-v2.json")).unwrap();
+    let texts: Vec<&str> = golden.texts.iter().map(|t| t.text.as_str()).collect();
+    for (dtype, least) in [(Dtype::F32, 0.999_99), (Dtype::F16, 0.999_99), (Dtype::Bf16, 0.999_9)] {
+        let settings = ModelSettings { dtype: Some(dtype), ..ModelSettings::default() };
+        let engine = Engine::on(&files, &settings, &Place::Devices(vec![candle_core::Device::Cpu])).unwrap();
+        let all = engine.embed(Role::Document, &texts, &never).unwrap();
+        let rows = all.embeddings.rows().zip(&golden.texts);
+        let lowest = rows.map(|(a, t)| cosine(a, &floats(&t.vector))).fold(1.0, f64::min);
+        assert!(lowest > least, "{dtype:?}: {lowest}");
     }
 }

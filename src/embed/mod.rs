@@ -1,6 +1,7 @@
 //! Text → vectors: tokens, batching, encoders.
 
 pub mod bench;
+mod device;
 mod encoders;
 mod engine;
 mod kernels;
@@ -10,7 +11,8 @@ mod service;
 mod tokens;
 mod weights;
 
-pub use engine::{Embedded, Engine, Role, default_dtype};
+pub use device::Device;
+pub use engine::{Embedded, Engine, Role, place_of};
 pub use tokens::Tokenizer;
 pub use weights::Weights;
 

@@ -58,8 +58,12 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Every format.
+    pub const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::F16, Self::Int8];
     /// Every format that the CPU computes in.
     pub const CPU: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+    /// Every format that GPUs compute in.
+    pub const GPU: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
     /// Its name in pipelines and snapshots.
     pub fn name(self) -> &'static str {

@@ -230,7 +230,12 @@ impl Pipeline {
                 f64::from(size) / f64::from(size - overlap)
             ));
         }
-        f.require(self.model.batch_tokens > 0, "model.batch_tokens", "a batch must hold tokens", "2048 is the default");
+        f.require(
+            self.model.batch_tokens != Some(0),
+            "model.batch_tokens",
+            "a batch must hold tokens",
+            "leave it out for a size that suits the device",
+        );
 
         let v = &self.validation;
         f.require(v.k > 0, "validation.k", "k must be at least 1", "10 is the default");

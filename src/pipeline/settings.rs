@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::embed::Device;
 use crate::model::Dtype;
 
 /// A complete pipeline.
@@ -172,10 +173,12 @@ pub struct ModelSettings {
     /// Length of the vectors, where the model was trained so that their beginning stands for the
     /// whole. When absent: the model's own.
     pub dimension: Option<u32>,
-    /// Workers, each on one core; 0 means one per core.
+    /// Where to compute: `auto`, `cpu`, `cuda:N` or `metal`.
+    pub device: Device,
+    /// Workers on the CPU, each on one core; 0 means one per core.
     pub workers: usize,
-    /// Most tokens in a batch.
-    pub batch_tokens: usize,
+    /// Most tokens in a batch. When absent: 2,048 on the CPU, 32,768 on a GPU.
+    pub batch_tokens: Option<usize>,
 }
 
 impl Default for ModelSettings {
@@ -185,8 +188,9 @@ impl Default for ModelSettings {
             source: None,
             dtype: None,
             dimension: None,
+            device: Device::Auto,
             workers: 0,
-            batch_tokens: 2048,
+            batch_tokens: None,
         }
     }
 }

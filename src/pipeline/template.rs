@@ -81,8 +81,12 @@ const SECTIONS: &[Section] = &[
                 "dimension",
                 "Length of the vectors, shorter than the model's own: for models whose card says `matryoshka`.",
             ),
-            ("workers", "Workers, each on one core; 0 means one per core."),
-            ("batch_tokens", "Most tokens in a batch."),
+            (
+                "device",
+                "Where to compute: \"auto\" (every GPU that this build can use, or else the CPU), \"cpu\", \"cuda:N\" or \"metal\".",
+            ),
+            ("workers", "Workers on the CPU, each on one core; 0 means one per core."),
+            ("batch_tokens", "Most tokens in a batch; when absent 2048 on the CPU and 32768 on a GPU."),
         ],
     },
     Section {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use futures::{StreamExt, TryStreamExt, stream};
+
 use super::plan::Prepared;
 use super::source::Bucket;
 use crate::embed::Role;
@@ -24,9 +26,6 @@ pub(super) struct ComputeTotals {
     pub(super) tokens: AtomicU64,
 }
 
-/// Texts handed to the engine at once: enough to sort by length, few enough for progress and Ctrl-C.
-const SLICE: usize = 1024;
-
 /// Fills in the vectors: from earlier parts by chunk digest, the rest from the model, each text once.
 pub(super) async fn embed(prepared: &Prepared, totals: &Arc<ComputeTotals>, bucket: &mut Bucket) -> Result<()> {
     let wanted: HashSet<Digest> = bucket.rows.iter().map(|r| r.chunk_digest).collect();
@@ -45,16 +44,19 @@ pub(super) async fn embed(prepared: &Prepared, totals: &Arc<ComputeTotals>, buck
         }
         *count += 1;
     }
-    for slice in missing.chunks(SLICE) {
-        let (engine, cancel) = (prepared.engine.clone(), prepared.workspace.cancel.clone());
-        let (digests, texts): (Vec<Digest>, Vec<String>) = slice.iter().cloned().unzip();
-        let start = Instant::now();
-        let embedded = tokio::task::spawn_blocking(move || {
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            engine.embed(Role::Document, &texts, &|| cancel.is_cancelled())
+    let start = Instant::now();
+    let mut slices = stream::iter(missing.chunks(prepared.engine.slice()))
+        .map(|slice| {
+            let (engine, cancel) = (prepared.engine.clone(), prepared.workspace.cancel.clone());
+            let (digests, texts): (Vec<Digest>, Vec<String>) = slice.iter().cloned().unzip();
+            let call = tokio::task::spawn_blocking(move || {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                engine.embed(Role::Document, &texts, &|| cancel.is_cancelled())
+            });
+            async move { Ok::<_, Error>((digests, call.await??)) }
         })
-        .await??;
-        totals.embed.since(start);
+        .buffered(prepared.engine.calls());
+    while let Some((digests, embedded)) = slices.try_next().await? {
         totals.tokens.fetch_add(embedded.tokens, Ordering::Relaxed);
         let rows: u64 = digests.iter().map(|d| uses[d]).sum();
         totals.chunks_embedded.fetch_add(rows, Ordering::Relaxed);
@@ -63,6 +65,8 @@ pub(super) async fn embed(prepared: &Prepared, totals: &Arc<ComputeTotals>, buck
             vectors.insert(digest, vector.to_vec());
         }
     }
+    drop(slices);
+    totals.embed.since(start);
     let dimension = prepared.manifest.model.dimension as usize;
     for row in &mut bucket.rows {
         match vectors.get(&row.chunk_digest) {

@@ -107,7 +107,7 @@ impl CpuEncoder {
         for length in lengths {
             let (text, after) = rest.split_at(*length as usize);
             rest = after;
-            for (id, position) in text.iter().zip(network.embedding.positions(text)) {
+            for (id, position) in text.iter().zip(network.embedding.numbering.positions(text)) {
                 network.embedding.write(*id, position, m.x.row_mut(row))?;
                 row += 1;
             }

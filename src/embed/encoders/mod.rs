@@ -9,44 +9,36 @@ mod mpnet;
 mod network;
 mod nomic;
 mod qwen3;
+mod tensor;
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::bench::Shape as BenchShape;
-use super::kernels::{Cpu, Norm};
+use super::device::Place;
+use super::kernels::Norm;
 use super::{Embedder, Weights};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Architecture, ModelContext, ModelFiles};
 use cpu::{CpuEncoder, Formats};
-use network::{Embedding, Numbering};
+use network::{Embedding, Network, Numbering, Pack};
+pub(super) use tensor::peak;
+use tensor::{TensorEncoder, Tensors};
 
-/// Loads the weights once and makes one encoder per worker; they share the weights.
+/// One encoder per worker: on the CPU `workers` of them, which share the weights; else one per device.
 pub(super) fn open(
     files: &ModelFiles,
     context: &Arc<ModelContext>,
     workers: usize,
-    cpu: Cpu,
+    place: &Place,
 ) -> Result<Vec<Box<dyn Embedder>>> {
     if matches!(context.architecture, Architecture::Service | Architecture::Noop) {
         return Err(Error::new(ErrorKind::Configuration, "this model has no network here").with("model", &context.name));
     }
     let config = files.config()?;
     let weights = Weights::open(&files.weights())?;
-    let formats = Formats::new(cpu, context.dtype)?;
-    let network = match context.architecture {
-        Architecture::Bert | Architecture::XlmRoberta => bert::load(&config, &weights, context, &formats)?,
-        Architecture::DistilBert => distil::load(&config, &weights, &formats)?,
-        Architecture::Mpnet => mpnet::load(&config, &weights, context, &formats)?,
-        Architecture::NomicBert => nomic::load(&config, &weights, context, &formats)?,
-        Architecture::ModernBert => modern::load(&config, &weights, context, &formats)?,
-        Architecture::Gte => gte::load(&config, &weights, context, &formats)?,
-        Architecture::Qwen3 => qwen3::load(&config, &weights, context, &formats)?,
-        Architecture::Service | Architecture::Noop => unreachable!("refused above"),
-    };
-    let network = Arc::new(network);
-    Ok((0..workers).map(|_| Box::new(CpuEncoder::new(&network, context, formats)) as Box<dyn Embedder>).collect())
+    encoders(Load { config: &config, weights: &weights, context }, context, workers, place)
 }
 
 /// A network with random weights, for measuring.
@@ -55,11 +47,74 @@ pub(super) fn synthetic(
     vocabulary: usize,
     context: &Arc<ModelContext>,
     workers: usize,
-    cpu: Cpu,
+    place: &Place,
 ) -> Result<Vec<Box<dyn Embedder>>> {
-    let formats = Formats::new(cpu, context.dtype)?;
-    let network = Arc::new(bert::random(shape, vocabulary, context.max_tokens as usize, &formats)?);
-    Ok((0..workers).map(|_| Box::new(CpuEncoder::new(&network, context, formats)) as Box<dyn Embedder>).collect())
+    let positions = context.max_tokens as usize;
+    encoders(Random { shape, vocabulary, positions }, context, workers, place)
+}
+
+/// Makes a network for any executor.
+trait Build {
+    fn network<P: Pack>(&self, pack: &P) -> Result<Network<P::Linear>>;
+}
+
+fn encoders(
+    build: impl Build,
+    context: &Arc<ModelContext>,
+    workers: usize,
+    place: &Place,
+) -> Result<Vec<Box<dyn Embedder>>> {
+    match place {
+        Place::Cpu(cpu) => {
+            let formats = Formats::new(*cpu, context.dtype)?;
+            let network = Arc::new(build.network(&formats)?);
+            Ok((0..workers).map(|_| Box::new(CpuEncoder::new(&network, context, formats)) as _).collect())
+        }
+        Place::Devices(devices) => devices
+            .iter()
+            .map(|device| {
+                let tensors = Tensors::new(device, context.dtype)?;
+                let encoder = TensorEncoder::new(build.network(&tensors)?, context, &tensors)?;
+                Ok(Box::new(encoder) as Box<dyn Embedder>)
+            })
+            .collect(),
+    }
+}
+
+/// A network from a model's files.
+struct Load<'a> {
+    config: &'a Value,
+    weights: &'a Weights,
+    context: &'a ModelContext,
+}
+
+impl Build for Load<'_> {
+    fn network<P: Pack>(&self, pack: &P) -> Result<Network<P::Linear>> {
+        let Self { config, weights, context } = *self;
+        match context.architecture {
+            Architecture::Bert | Architecture::XlmRoberta => bert::load(config, weights, context, pack),
+            Architecture::DistilBert => distil::load(config, weights, pack),
+            Architecture::Mpnet => mpnet::load(config, weights, context, pack),
+            Architecture::NomicBert => nomic::load(config, weights, context, pack),
+            Architecture::ModernBert => modern::load(config, weights, context, pack),
+            Architecture::Gte => gte::load(config, weights, context, pack),
+            Architecture::Qwen3 => qwen3::load(config, weights, context, pack),
+            Architecture::Service | Architecture::Noop => unreachable!("refused by `open`"),
+        }
+    }
+}
+
+/// A network of noise.
+struct Random {
+    shape: BenchShape,
+    vocabulary: usize,
+    positions: usize,
+}
+
+impl Build for Random {
+    fn network<P: Pack>(&self, pack: &P) -> Result<Network<P::Linear>> {
+        bert::random(self.shape, self.vocabulary, self.positions, pack)
+    }
 }
 
 /// Tensors of a checkpoint whose names may all begin with a prefix.

@@ -59,6 +59,25 @@ pub(super) enum Numbering {
     After(u32),
 }
 
+impl Numbering {
+    /// Positions of a text's tokens.
+    pub(super) fn positions(self, text: &[u32]) -> impl Iterator<Item = u32> + '_ {
+        text.iter().scan(0, move |next, &id| {
+            Some(match self {
+                Self::FromZero => {
+                    *next += 1;
+                    *next - 1
+                }
+                Self::After(padding) if id == padding => padding,
+                Self::After(padding) => {
+                    *next += 1;
+                    padding + *next
+                }
+            })
+        })
+    }
+}
+
 /// One layer: attention, then a feed-forward network, each added to its input.
 #[derive(Debug)]
 pub(super) struct Layer<L> {
@@ -130,6 +149,11 @@ impl Rotary {
         Self { half, cosines, sines }
     }
 
+    /// Cosines and sines, `[positions][half]`, and `half`.
+    pub(super) fn tables(&self) -> (&[f32], &[f32], usize) {
+        (&self.cosines, &self.sines, self.half)
+    }
+
     /// Cosines and sines of a position.
     pub(super) fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let here = position * self.half..(position + 1) * self.half;
@@ -150,24 +174,6 @@ impl Embedding {
     /// Of words alone: positions come in later, by rotation.
     pub(super) fn of_words(words: Vec<f32>, norm: Option<Norm>) -> Self {
         Self { words, positions: None, numbering: Numbering::FromZero, norm }
-    }
-
-    /// Positions of a text's tokens.
-    pub(super) fn positions<'a>(&self, text: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
-        let numbering = self.numbering;
-        text.iter().scan(0, move |next, &id| {
-            Some(match numbering {
-                Numbering::FromZero => {
-                    *next += 1;
-                    *next - 1
-                }
-                Numbering::After(padding) if id == padding => padding,
-                Numbering::After(padding) => {
-                    *next += 1;
-                    padding + *next
-                }
-            })
-        })
     }
 
     /// Writes the sum of the word's and the position's embedding.

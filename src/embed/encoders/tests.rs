@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::*;
+use crate::embed::kernels::Cpu;
 use crate::embed::{Engine, Role};
 use crate::model::{Dtype, ModelCard};
 use crate::pipeline::ModelSettings;
@@ -36,7 +37,7 @@ fn open_engine(directory: &Path, architecture: &str, pooling: &str) -> Result<En
     let files = ModelFiles::open(&card(architecture, pooling), directory)?;
     Engine::open(
         &files,
-        &ModelSettings { workers: 2, batch_tokens: 50, dtype: Some(Dtype::F32), ..ModelSettings::default() },
+        &ModelSettings { workers: 2, batch_tokens: Some(50), dtype: Some(Dtype::F32), ..ModelSettings::default() },
     )
 }
 
@@ -52,7 +53,7 @@ fn every_path_and_precision_computes_every_architecture() {
         for (dtype, least) in [(Dtype::F32, 0.999_99), (Dtype::Bf16, 0.999), (Dtype::Int8, 0.97)] {
             let settings = ModelSettings { workers: 1, dtype: Some(dtype), ..ModelSettings::default() };
             for cpu in Cpu::all() {
-                let engine = Engine::on(&files, &settings, cpu).unwrap();
+                let engine = Engine::on(&files, &settings, &Place::Cpu(cpu)).unwrap();
                 let embedded = engine.embed(Role::Document, &texts, &|| false).unwrap();
                 for (row, record) in embedded.embeddings.rows().zip(records) {
                     let expected = crate::embed::engine::floats(record["vector"].as_str().unwrap());
@@ -62,6 +63,43 @@ fn every_path_and_precision_computes_every_architecture() {
             }
         }
     }
+}
+
+/// Candle's CPU stands for its GPUs: the same operations on other hardware.
+fn on_device(name: &str, architecture: &str, pooling: &str, dtype: Dtype) -> Result<Engine> {
+    let files = ModelFiles::open(&card(architecture, pooling), &folder(name)).unwrap();
+    let settings = ModelSettings { dtype: Some(dtype), ..ModelSettings::default() };
+    Engine::on(&files, &settings, &Place::Devices(vec![candle_core::Device::Cpu]))
+}
+
+#[test]
+fn a_device_computes_every_architecture() {
+    for (name, architecture, pooling) in TINY {
+        let golden: Value = serde_json::from_slice(&std::fs::read(folder(name).join("golden.json")).unwrap()).unwrap();
+        let records = golden["texts"].as_array().unwrap();
+        let texts: Vec<&str> = records.iter().map(|t| t["text"].as_str().unwrap()).collect();
+        for (dtype, least) in [(Dtype::F32, 0.999_99), (Dtype::F16, 0.999_9), (Dtype::Bf16, 0.999)] {
+            let engine = on_device(name, architecture, pooling, dtype).unwrap();
+            // Together, and each alone: texts of other lengths must not show.
+            let together = engine.embed(Role::Document, &texts, &|| false).unwrap();
+            for (i, record) in records.iter().enumerate() {
+                let expected = crate::embed::engine::floats(record["vector"].as_str().unwrap());
+                let alone = engine.embed(Role::Document, &texts[i..=i], &|| false).unwrap();
+                for row in [together.embeddings.rows().nth(i).unwrap(), &alone.embeddings.data] {
+                    let cosine: f32 = row.iter().zip(&expected).map(|(x, y)| x * y).sum();
+                    assert!(cosine > least, "{name} {dtype:?} {i}: {cosine}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_refuses_what_it_cannot_compute() {
+    let e = on_device("tiny-qwen3", "qwen3", "last_token", Dtype::Int8).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Configuration);
+    let engine = open_engine(&folder("tiny-qwen3"), "qwen3", "last_token").unwrap();
+    assert!(engine.place().starts_with(Cpu::detect().name()));
 }
 
 fn worst(a: &[f32], b: &[f32]) -> f32 {

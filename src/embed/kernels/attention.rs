@@ -46,7 +46,7 @@ pub(crate) enum Reach {
 
 impl Reach {
     /// The keys that query `i` of `length` sees.
-    pub(super) fn of(self, i: usize, length: usize) -> (usize, usize) {
+    pub(crate) fn of(self, i: usize, length: usize) -> (usize, usize) {
         match self {
             Self::All => (0, length),
             Self::Before => (0, i + 1),
