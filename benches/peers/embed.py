@@ -1,7 +1,12 @@
 """Runs other engines and regrow on the same texts, in turns, tokenising inside every timing.
 
     python -m pip install sentence-transformers onnxruntime onnx onnxscript openvino
+    python -m pip install llama-cpp-python gguf    # builds llama.cpp
     python benches/peers/embed.py --model DIR [--shape bert-base] [--tokens mixed,32,120] [--texts 200] [--rounds 3]
+
+On an NVIDIA GPU, with a binary that was built with `--features cuda`, against sentence-transformers there:
+
+    python benches/peers/embed.py --model DIR --device cuda:0 --shape bge-large --tokens 32,128,512 --texts 20000
 
 DIR has the files of all-MiniLM-L6-v2 (`regrow models fetch all-MiniLM-L6-v2` says where they are). With --shape the weights
 are random and the tokenizer is the model's; then vectors are not compared, only speed. Texts are cut from this project's
@@ -128,25 +133,84 @@ class OpenVino(Padded):
         return np.stack([out[j] for j in range(len(texts))])
 
 
+class LlamaCpp:
+    """All texts of a call go through llama.cpp's own batching; its tokenizer is its own."""
+
+    def __init__(self, path):
+        import llama_cpp
+        self.model = llama_cpp.Llama(path, embedding=True, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=CORES,
+                                     n_threads_batch=CORES, pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN, verbose=False)
+
+    def embed(self, texts):
+        return np.asarray(self.model.embed(texts, normalize=True), np.float32)
+
+
+def write_gguf(directory, path, kind):
+    """A BERT for llama.cpp: large matrices in f16 or 8-bit blocks, the rest in f32."""
+    import gguf
+    import transformers
+    model = transformers.AutoModel.from_pretrained(directory).eval()
+    config, state = model.config, {n: t.float().numpy() for n, t in model.state_dict().items()}
+    tokens = [t for t, _ in sorted(json.loads((directory / "tokenizer.json").read_text())["model"]["vocab"].items(), key=lambda p: p[1])]
+    file = gguf.GGUFWriter(path, "bert")
+    file.add_block_count(config.num_hidden_layers)
+    file.add_context_length(config.max_position_embeddings)
+    file.add_embedding_length(config.hidden_size)
+    file.add_feed_forward_length(config.intermediate_size)
+    file.add_head_count(config.num_attention_heads)
+    file.add_layer_norm_eps(config.layer_norm_eps)
+    file.add_causal_attention(False)
+    file.add_pooling_type(gguf.PoolingType.MEAN)
+    file.add_tokenizer_model("bert")
+    file.add_token_list([t[2:] if t.startswith("##") else t if t.startswith("[") and t.endswith("]") else "\u2581" + t for t in tokens])
+    file.add_token_types([3 if t.startswith("[") and t.endswith("]") else 1 for t in tokens])
+    file.add_token_type_count(2)
+    for name, set_id in (("[CLS]", file.add_bos_token_id), ("[SEP]", file.add_sep_token_id), ("[UNK]", file.add_unk_token_id), ("[PAD]", file.add_pad_token_id)):
+        set_id(tokens.index(name))
+    embeddings = {"word_embeddings": "token_embd", "position_embeddings": "position_embd", "token_type_embeddings": "token_types", "LayerNorm": "token_embd_norm"}
+    layers = {"attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v", "attention.output.dense": "attn_output",
+              "attention.output.LayerNorm": "attn_output_norm", "intermediate.dense": "ffn_up", "output.dense": "ffn_down", "output.LayerNorm": "layer_output_norm"}
+    for name, tensor in state.items():
+        if name.startswith("pooler") or "position_ids" in name:
+            continue
+        rest, part = name.rsplit(".", 1)
+        if rest.startswith("embeddings."):
+            place = embeddings[rest.removeprefix("embeddings.")]
+        else:
+            _, _, i, rest = rest.split(".", 3)
+            place = f"blk.{i}.{layers[rest]}"
+        if tensor.ndim == 2 and "token_types" not in place and "position" not in place:
+            target = gguf.GGMLQuantizationType.Q8_0 if kind == "int8" else gguf.GGMLQuantizationType.F16
+            file.add_tensor(f"{place}.{part}", gguf.quants.quantize(tensor, target), raw_dtype=target)
+        else:
+            file.add_tensor(f"{place}.{part}", tensor)
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    return path
+
+
 class SentenceTransformers:
-    def __init__(self, directory, size, dtype):
+    def __init__(self, directory, size, dtype, device="cpu"):
         import torch
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
         torch.set_num_threads(CORES)
         body = Transformer(str(directory), max_seq_length=512, model_kwargs={"dtype": getattr(torch, dtype)})
-        self.model, self.size = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension())], device="cpu"), size
+        self.model, self.size = SentenceTransformer(modules=[body, Pooling(body.get_embedding_dimension())], device=device), size
 
     def embed(self, texts):
         out = self.model.encode(texts, batch_size=self.size, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True)
-        return out.float().numpy()
+        return out.float().cpu().numpy()
 
 
 class Regrow:
     """A process of its own; what it measured itself counts, which leaves out loading the model, as for the others."""
 
-    def __init__(self, binary, directory, shape, dtype):
+    def __init__(self, binary, directory, shape, dtype, device):
         self.command = [binary, "bench", "embed", "--json", "--rounds", "1", "--dtype", dtype, "--source", str(directory)]
+        self.command += ["--device", device]
         self.command += ["--shape", shape] if shape else []
 
     def seconds(self, path):
@@ -154,7 +218,7 @@ class Regrow:
         return json.loads(done.stdout)["embed"][0]["seconds"][0]
 
 
-def prepare(directory, shape, folder):
+def prepare(directory, shape, folder, export):
     """The network for the others: a directory for transformers and an ONNX file, and one in 8 bits."""
     import torch
     import transformers
@@ -166,6 +230,8 @@ def prepare(directory, shape, folder):
             if (directory / name).exists():
                 (folder / "model" / name).write_bytes((directory / name).read_bytes())
         directory = folder / "model"
+    if not export:
+        return directory, None
     model = transformers.AutoModel.from_pretrained(directory, attn_implementation="eager").eval()
 
     class Whole(torch.nn.Module):
@@ -190,6 +256,8 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--regrow", default="target/release/regrow")
     parser.add_argument("--shape", choices=SHAPES)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    parser.add_argument("--only", default="", help="engines whose names contain this")
     parser.add_argument("--tokens", default="mixed,32,120,256")
     parser.add_argument("--texts", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
@@ -198,7 +266,8 @@ def main():
     tokenizer.no_truncation()
     tokenizer.no_padding()
     folder = pathlib.Path(tempfile.mkdtemp())
-    directory, onnx = prepare(args.model, args.shape, folder)
+    on_cpu = args.device == "cpu"
+    directory, onnx = prepare(args.model, args.shape, folder, on_cpu)
 
     def quantised():
         from onnxruntime.quantization import quantize_dynamic
@@ -213,14 +282,22 @@ def main():
         "ONNX Runtime int8": lambda: Onnx(tokenizer, 8, quantised()),
         "OpenVINO f32": lambda: OpenVino(tokenizer, 4, onnx, "f32"),
         "OpenVINO bf16": lambda: OpenVino(tokenizer, 4, onnx, "bf16"),
+        # Half precision of its own against ours, and 8 bits against 8 bits.
+        "llama.cpp f16 against bf16": lambda: LlamaCpp(write_gguf(directory, str(folder / "f16.gguf"), "f16")),
+        "llama.cpp q8_0 against int8": lambda: LlamaCpp(write_gguf(directory, str(folder / "int8.gguf"), "int8")),
+    } if on_cpu else {
+        f"sentence-transformers {dtype}": lambda torch=torch: SentenceTransformers(directory, 256, torch, args.device)
+        for dtype, torch in (("f32", "float32"), ("bf16", "bfloat16"), ("f16", "float16"))
     }
+    makers = {name: make for name, make in makers.items() if args.only in name}
     engines = {}
     for name, make in makers.items():
         try:
             engines[name] = make()
         except Exception as e:  # an engine that does not run here is named, not hidden
             print(f"left out: {name}: {type(e).__name__}: {str(e)[:200]}")
-    ours = {dtype: Regrow(args.regrow, args.model, args.shape, dtype) for dtype in ("f32", "bf16", "int8")}
+    wanted = {name.rsplit(" ", 1)[1] for name in engines}
+    ours = {dtype: Regrow(args.regrow, args.model, args.shape, dtype, args.device) for dtype in sorted(wanted)}
 
     print("| tokens | engine | texts/s | regrow, same format, texts/s | regrow is faster by | cosine, least |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -52,12 +52,14 @@ def ids_of(vocab, single, text):
     return [i for p in single for i in (words if p == "A" else [vocab[p]])]
 
 
-def pooled(rows, how):
+def pooled(rows, how, dense=()):
     row = {"mean": rows.mean(0), "cls": rows[0], "last_token": rows[-1]}[how]
+    for layer in dense:
+        row = layer(row)
     return (row / row.norm()).numpy().astype("<f4")
 
 
-def write(name, model, config, specials, single, pooling, rename=lambda n: n):
+def write(name, model, config, specials, single, pooling, rename=lambda n: n, dense=()):
     if len(sys.argv) > 1 and name not in sys.argv[1:]:
         return
     folder = HERE / name
@@ -72,16 +74,19 @@ def write(name, model, config, specials, single, pooling, rename=lambda n: n):
             records.append({
                 "text": text,
                 "tokens": len(ids),
-                "vector": base64.b64encode(pooled(rows, pooling).tobytes()).decode(),
+                "vector": base64.b64encode(pooled(rows, pooling, dense).tobytes()).decode(),
             })
     tensors = {rename(n): t.contiguous().clone() for n, t in model.state_dict().items() if "position_ids" not in n and "pooler" not in n}
     save_file(tensors, folder / "model.safetensors")
+    for i, layer in enumerate(dense):
+        (folder / f"{i + 2}_Dense").mkdir(exist_ok=True)
+        save_file({"linear.weight": layer.weight.detach().clone()}, folder / f"{i + 2}_Dense" / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "tokenizer.json").write_text(json.dumps(tokens, ensure_ascii=False) + "\n")
     made = {"transformers": transformers.__version__, "torch": torch.__version__}
     golden = {"model": name, "pooling": pooling, "made_with": made, "texts": records}
     (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
-    print(name, sum(f.stat().st_size for f in folder.iterdir()), sorted(tensors)[:3], [r["tokens"] for r in records])
+    print(name, sum(f.stat().st_size for f in folder.rglob("*.*")), sorted(tensors)[:3], [r["tokens"] for r in records])
 
 
 def shake(model):
@@ -119,6 +124,18 @@ def main():
              use_sliding_window=False, max_window_layers=3, tie_word_embeddings=True, eos_token_id=3, model_type="qwen3")
     model = shake(transformers.Qwen3Model(transformers.Qwen3Config(**c, **eager)))
     write("tiny-qwen3", model, c, BERT_SPECIALS, ["A", "[SEP]"], "last_token")
+
+    c = dict(COMMON, vocab_size=size, max_position_embeddings=64, head_dim=8, num_key_value_heads=1, attention_bias=False,
+             hidden_activation="gelu_pytorch_tanh", rms_norm_eps=1e-6, rope_theta=1000000.0, rope_local_base_freq=10000.0,
+             rope_scaling=None, sliding_window=8, use_bidirectional_attention=True, query_pre_attn_scalar=16,
+             layer_types=["sliding_attention", "sliding_attention", "full_attention"], attn_logit_softcapping=None,
+             pad_token_id=0, bos_token_id=2, eos_token_id=3, model_type="gemma3_text")
+    rope = {"full_attention": dict(rope_type="default", rope_theta=c["rope_theta"]),
+            "sliding_attention": dict(rope_type="default", rope_theta=c["rope_local_base_freq"])}
+    made = {k: v for k, v in c.items() if not k.startswith("rope_")}
+    model = shake(transformers.Gemma3TextModel(transformers.Gemma3TextConfig(**made, rope_parameters=rope, **eager)))
+    dense = [shake(torch.nn.Linear(16, 24, bias=False)), shake(torch.nn.Linear(24, 16, bias=False))]
+    write("tiny-gemma3", model, c, BERT_SPECIALS, ["[CLS]", "A", "[SEP]"], "mean", dense=dense)
 
     c = dict(dim=16, n_layers=3, n_heads=2, hidden_dim=40, vocab_size=size, max_position_embeddings=64, activation="gelu",
              sinusoidal_pos_embds=False, pad_token_id=0, model_type="distilbert")

@@ -33,25 +33,26 @@ impl std::fmt::Debug for Weights {
 }
 
 impl Weights {
-    /// Reads the headers and checks that each file is as long as its header says.
+    /// Of files by their names in a directory; names of tensors in a folder begin with it. Reads the headers and checks that each file is as long as its header says.
     ///
     /// # Errors
     /// `ModelMismatch` for a file that is not a weights file or is truncated.
-    pub fn open(paths: &[PathBuf]) -> Result<Self> {
+    pub fn open(directory: &Path, files: &[&str]) -> Result<Self> {
         let mut weights = Self { tensors: HashMap::new(), pickled: None };
-        for path in paths {
+        for file in files {
+            let (path, folder) = (&directory.join(file), file.rfind('/').map_or("", |i| &file[..=i]));
             if path.extension().is_some_and(|e| e == "bin") {
                 let tensors = PthTensors::new(path, None)
                     .map_err(|e| wrong("this is not a file of PyTorch tensors", path).because(e))?;
                 weights.pickled = Some((path.clone(), tensors));
             } else {
-                weights.add(path)?;
+                weights.add(path, folder)?;
             }
         }
         Ok(weights)
     }
 
-    fn add(&mut self, path: &Path) -> Result<()> {
+    fn add(&mut self, path: &Path, folder: &str) -> Result<()> {
         let at = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => wrong("the weights file is truncated", path),
             _ => Error::from(e).with("file", path.display()),
@@ -80,7 +81,10 @@ impl Weights {
                 .with("found", format!("{length} bytes")));
         }
         for (name, info) in metadata.tensors() {
-            self.tensors.insert(name, Place { file: path.to_owned(), start: header + 8, info: info.clone() });
+            self.tensors.insert(
+                format!("{folder}{name}"),
+                Place { file: path.to_owned(), start: header + 8, info: info.clone() },
+            );
         }
         Ok(())
     }

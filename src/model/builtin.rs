@@ -14,6 +14,7 @@ pub(super) const BUILTIN: &[(&str, &str)] = &[
     ("e5-base-v2.toml", include_str!("../../models/e5-base-v2.toml")),
     ("e5-large-v2.toml", include_str!("../../models/e5-large-v2.toml")),
     ("e5-small-v2.toml", include_str!("../../models/e5-small-v2.toml")),
+    ("embeddinggemma-300m.toml", include_str!("../../models/embeddinggemma-300m.toml")),
     ("gte-base-en-v1.5.toml", include_str!("../../models/gte-base-en-v1.5.toml")),
     ("gte-base.toml", include_str!("../../models/gte-base.toml")),
     ("gte-large-en-v1.5.toml", include_str!("../../models/gte-large-en-v1.5.toml")),

@@ -122,7 +122,7 @@ impl Service {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CardFile {
-    /// File name, without directories.
+    /// File name, in a folder at most.
     pub name: String,
     /// Size in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -253,8 +253,9 @@ impl ModelCard {
         if self.dimension == 0 || self.max_tokens == 0 {
             return Err("dimension and max_tokens must be at least 1".to_owned());
         }
-        if let Some(file) = self.files.iter().find(|f| !plain(&f.name)) {
-            return Err(format!("file name `{}` has a directory in it", file.name));
+        let named = |name: &str| plain(name) || name.split_once('/').is_some_and(|(a, b)| plain(a) && plain(b));
+        if let Some(file) = self.files.iter().find(|f| !named(&f.name)) {
+            return Err(format!("file name `{}` is no name with one directory at most", file.name));
         }
         if self.files.iter().map(|f| &f.name).collect::<BTreeSet<_>>().len() != self.files.len() {
             return Err("a file is listed twice".to_owned());

@@ -25,6 +25,8 @@ pub enum Architecture {
     Gte,
     /// Qwen3: decoder, last-token pooling.
     Qwen3,
+    /// Gemma 3 as EmbeddingGemma uses it.
+    Gemma3,
     /// No network here: a service computes the vectors.
     Service,
     /// No network: deterministic pseudo-random vectors, for measuring everything else.

@@ -68,6 +68,15 @@ impl ModelFiles {
         self.card.weights().iter().map(|w| self.path(&w.name)).collect()
     }
 
+    /// The tensors of all weights files. Names of those in a folder begin with it.
+    ///
+    /// # Errors
+    /// `ModelMismatch` for a file that is not a weights file or is truncated.
+    pub fn tensors(&self) -> Result<Weights> {
+        let names: Vec<&str> = self.card.weights().iter().map(|w| w.name.as_str()).collect();
+        Weights::open(&self.directory, &names)
+    }
+
     /// Everything that determines a vector of `dimension` numbers; the card's own when absent.
     ///
     /// # Errors
@@ -189,6 +198,7 @@ impl ModelFiles {
             Architecture::NomicBert => &["nomic_bert"],
             Architecture::ModernBert => &["modernbert"],
             Architecture::Qwen3 => &["qwen3"],
+            Architecture::Gemma3 => &["gemma3_text"],
             Architecture::Service | Architecture::Noop => &[],
         };
         let found = config.get("model_type").and_then(|t| t.as_str()).unwrap_or("none");
@@ -223,11 +233,11 @@ impl ModelFiles {
             | Architecture::NomicBert
             | Architecture::Gte => "word_embeddings.weight",
             Architecture::ModernBert => "tok_embeddings.weight",
-            Architecture::Qwen3 => "embed_tokens.weight",
+            Architecture::Qwen3 | Architecture::Gemma3 => "embed_tokens.weight",
             Architecture::Service | Architecture::Noop => return Ok(()),
         };
         let wanted = vec![vocabulary.unwrap_or(0) as usize, card.dimension as usize];
-        let found = Weights::open(&self.weights())?.shapes(table);
+        let found = self.tensors()?.shapes(table);
         if found.iter().any(|(_, shape)| *shape == wanted) {
             return Ok(());
         }

@@ -54,6 +54,9 @@ impl Staging {
     pub(crate) fn begin(&self, file: &CardFile) -> Result<StagedFile<'_>> {
         let path = self.directory.path().join(&file.name);
         let expected = Expected::new(file, &self.pins);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::from(e).with("directory", folder.display()))?;
+        }
         let handle = File::create(&path).map_err(|e| Error::from(e).with("file", path.display()))?;
         Ok(StagedFile { staging: self, hashes: expected.hashes(), expected, name: file.name.clone(), path, handle })
     }
@@ -66,6 +69,9 @@ impl Staging {
         staged.check()?;
         if card.files.iter().any(|f| f.blake3.is_none()) {
             Pins::record(pins_path, &staged.digests)?;
+        }
+        for folder in staged.digests.keys().filter_map(|name| name.split_once('/')) {
+            sync_directory(&self.directory.path().join(folder.0))?;
         }
         sync_directory(self.directory.path())?;
         match std::fs::rename(self.directory.path(), target) {

@@ -38,6 +38,7 @@ pub(super) fn exemplar() -> Pipeline {
             source: Some("models/all-MiniLM-L6-v2".into()),
             dtype: Some(Dtype::F32),
             dimension: Some(256),
+            batch_tokens: Some(8192),
             ..Default::default()
         },
         repository: RepositorySettings { url: "repository".into() },

@@ -100,6 +100,7 @@ impl Shape {
             inner,
             activation: Activation::Gelu,
             down: linear(&at.down, hidden, inner)?,
+            sandwich: None,
         })
     }
 }
@@ -138,19 +139,15 @@ pub(super) fn random<P: Pack>(
                 inner,
                 activation: Activation::Gelu,
                 down: linear(hidden, inner)?,
+                sandwich: None,
             })
         })
         .collect::<Result<_>>()?;
-    Ok(Network {
-        hidden,
-        embedding: Embedding {
-            words: noise(vocabulary * hidden),
-            positions: Some(noise(positions * hidden)),
-            numbering: Numbering::FromZero,
-            norm: Some(norm()),
-        },
-        layers,
-        norm_first: false,
-        last_norm: None,
-    })
+    let embedding = Embedding {
+        words: noise(vocabulary * hidden),
+        positions: Some(noise(positions * hidden)),
+        numbering: Numbering::FromZero,
+        norm: Some(norm()),
+    };
+    Ok(Network::norm_last(hidden, embedding, layers))
 }

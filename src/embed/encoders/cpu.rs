@@ -7,7 +7,7 @@ use crate::embed::kernels::{Activation, Attention, Cpu, Format, Linear, Norm, Ou
 use crate::embed::pooling::pool;
 use crate::embed::{Embedder, Embeddings, TokenBatch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Dtype, ModelContext};
+use crate::model::{Dtype, ModelContext, Pooling};
 
 /// Tokens that go through the layers together: enough that packed weights are used often once
 /// they are near, few enough that a layer's activations stay in the second-level cache.
@@ -69,6 +69,8 @@ struct Memory {
     qkv: Rows,
     attended: Rows,
     attended_operand: Rows,
+    /// What a block gives, where it goes through a norm before it is added.
+    branch: Rows,
     inner: Rows,
     inner_operand: Rows,
     scratch: Scratch,
@@ -89,6 +91,7 @@ impl CpuEncoder {
             qkv: Rows::new(attention, columns),
             attended: Rows::new(whole, heads),
             attended_operand: Rows::new(linear, heads),
+            branch: Rows::new(Format::F32, hidden),
             inner: Rows::new(whole, inner),
             inner_operand: Rows::new(linear, inner),
             scratch: Scratch::default(),
@@ -126,6 +129,26 @@ impl CpuEncoder {
         }
         Ok(())
     }
+
+    /// Pooled vectors through the network's last linear layers.
+    fn project(&self, pooled: &[f32]) -> Rows {
+        let Formats { cpu, linear, .. } = self.formats;
+        let mut rows = Rows::new(Format::F32, self.network.hidden);
+        rows.reset(pooled.len() / self.network.hidden);
+        for (i, vector) in pooled.chunks_exact(self.network.hidden).enumerate() {
+            rows.row_mut(i).copy_from_slice(vector);
+        }
+        for weights in &self.network.projections {
+            let mut operand = Rows::new(linear, rows.width());
+            operand.reset(rows.count());
+            cpu.convert(&rows, &mut operand);
+            let mut out = Rows::new(Format::F32, weights.outputs());
+            out.reset(rows.count());
+            cpu.product(&operand, weights, Out::Put(&mut out, Activation::None));
+            rows = out;
+        }
+        rows
+    }
 }
 
 impl Memory {
@@ -135,13 +158,14 @@ impl Memory {
         }
         self.attend(layer, lengths, cpu);
         let attended = operand(&self.attended, &mut self.attended_operand, cpu);
-        cpu.product(attended, &layer.output, Out::Add(&mut self.x));
+        let (after_attention, after_mlp) = layer.sandwich.as_ref().map_or((None, None), |(a, m)| (Some(a), Some(m)));
+        add(attended, &layer.output, after_attention, &mut self.branch, &mut self.x, cpu);
         let norm = if norm_first { &layer.mlp_norm } else { &layer.attention_norm };
         self.operand_of(norm.as_ref(), norm_first, cpu);
         self.inner.reset(self.x.count());
         cpu.product(&self.operand, &layer.up, Out::Put(&mut self.inner, layer.activation));
         let inner = operand(&self.inner, &mut self.inner_operand, cpu);
-        cpu.product(inner, &layer.down, Out::Add(&mut self.x));
+        add(inner, &layer.down, after_mlp, &mut self.branch, &mut self.x, cpu);
         if !norm_first {
             self.operand_of(layer.mlp_norm.as_ref(), false, cpu);
         }
@@ -178,6 +202,19 @@ impl Memory {
             cpu.attention(attention, &self.qkv, (start, length), &mut self.scratch, &mut self.attended);
             start += length;
         }
+    }
+}
+
+/// Adds a product to `x`, through a norm where there is one.
+fn add(operand: &Rows, weights: &Linear, norm: Option<&Norm>, branch: &mut Rows, x: &mut Rows, cpu: Cpu) {
+    let Some(norm) = norm else {
+        return cpu.product(operand, weights, Out::Add(x));
+    };
+    branch.reset(operand.count());
+    cpu.product(operand, weights, Out::Put(branch, Activation::None));
+    cpu.normalise(branch, norm, false, None);
+    for row in 0..x.count() {
+        x.row_mut(row).iter_mut().zip(branch.row(row)).for_each(|(x, b)| *x += b);
     }
 }
 
@@ -249,10 +286,21 @@ impl Embedder for CpuEncoder {
             let (now, then) = ids.split_at(tokens);
             self.forward(now, here)?;
             let mut start = 0;
+            let projected = !self.network.projections.is_empty();
+            let mut pooled = Vec::new();
             for length in here.iter().map(|l| *l as usize) {
                 let rows = (start..start + length).map(|i| self.memory.x.row(i));
-                pool(rows, dimension, context.pooling, context.normalize, &mut data)?;
+                match projected {
+                    true => pool(rows, self.network.hidden, context.pooling, false, &mut pooled)?,
+                    false => pool(rows, dimension, context.pooling, context.normalize, &mut data)?,
+                }
                 start += length;
+            }
+            if projected {
+                let rows = self.project(&pooled);
+                for row in (0..rows.count()).map(|i| rows.row(i)) {
+                    pool(std::iter::once(row), dimension, Pooling::Cls, context.normalize, &mut data)?;
+                }
             }
             (lengths, ids) = (later, then);
         }

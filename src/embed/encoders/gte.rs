@@ -50,6 +50,7 @@ pub(super) fn load<P: Pack>(
                 inner,
                 activation: Activation::Gelu,
                 down: linear("mlp.down_proj", hidden, inner)?,
+                sandwich: None,
             })
         })
         .collect::<Result<_>>()?;

@@ -3,6 +3,7 @@
 mod bert;
 mod cpu;
 mod distil;
+mod gemma3;
 mod gte;
 mod modern;
 mod mpnet;
@@ -37,7 +38,7 @@ pub(super) fn open(
         return Err(Error::new(ErrorKind::Configuration, "this model has no network here").with("model", &context.name));
     }
     let config = files.config()?;
-    let weights = Weights::open(&files.weights())?;
+    let weights = files.tensors()?;
     encoders(Load { config: &config, weights: &weights, context }, context, workers, place)
 }
 
@@ -99,6 +100,7 @@ impl Build for Load<'_> {
             Architecture::ModernBert => modern::load(config, weights, context, pack),
             Architecture::Gte => gte::load(config, weights, context, pack),
             Architecture::Qwen3 => qwen3::load(config, weights, context, pack),
+            Architecture::Gemma3 => gemma3::load(config, weights, context, pack),
             Architecture::Service | Architecture::Noop => unreachable!("refused by `open`"),
         }
     }

@@ -66,15 +66,11 @@ pub(super) fn load<P: Pack>(
                 inner,
                 activation: Activation::Gelu,
                 down: pack.linear(&get("mlp.Wo.weight", &[hidden, inner])?, hidden, inner, None)?,
+                sandwich: None,
             })
         })
         .collect::<Result<_>>()?;
     let words = names.get("embeddings.tok_embeddings.weight", &[size(config, "vocab_size")?, hidden])?;
-    Ok(Network {
-        hidden,
-        embedding: Embedding::of_words(words, Some(norm("embeddings.norm")?)),
-        layers,
-        norm_first: true,
-        last_norm: Some(norm("final_norm")?),
-    })
+    let embedding = Embedding::of_words(words, Some(norm("embeddings.norm")?));
+    Ok(Network::norm_first(hidden, embedding, layers, norm("final_norm")?))
 }

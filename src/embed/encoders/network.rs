@@ -29,12 +29,19 @@ pub(super) struct Network<L> {
     pub(super) norm_first: bool,
     /// Over the last layer's rows.
     pub(super) last_norm: Option<Norm>,
+    /// Linear layers that a text's pooled vector goes through.
+    pub(super) projections: Vec<L>,
 }
 
 impl<L> Network<L> {
     /// With norms after each block's sum.
     pub(super) fn norm_last(hidden: usize, embedding: Embedding, layers: Vec<Layer<L>>) -> Self {
-        Self { hidden, embedding, layers, norm_first: false, last_norm: None }
+        Self { hidden, embedding, layers, norm_first: false, last_norm: None, projections: Vec::new() }
+    }
+
+    /// With norms before each block, and one over the last rows.
+    pub(super) fn norm_first(hidden: usize, embedding: Embedding, layers: Vec<Layer<L>>, last: Norm) -> Self {
+        Self { norm_first: true, last_norm: Some(last), ..Self::norm_last(hidden, embedding, layers) }
     }
 }
 
@@ -91,6 +98,8 @@ pub(super) struct Layer<L> {
     pub(super) inner: usize,
     pub(super) activation: Activation,
     pub(super) down: L,
+    /// Norms of what attention and the feed-forward network give, before it is added.
+    pub(super) sandwich: Option<(Norm, Norm)>,
 }
 
 /// How a layer's queries meet its keys.

@@ -53,6 +53,7 @@ pub(super) fn load<P: Pack>(
                 inner,
                 activation: Activation::Silu,
                 down: pack.linear(&get("mlp.fc2.weight", &[hidden, inner])?, hidden, inner, None)?,
+                sandwich: None,
             })
         })
         .collect::<Result<_>>()?;

@@ -74,15 +74,10 @@ pub(super) fn load<P: Pack>(
                 inner,
                 activation: Activation::Silu,
                 down: pack.linear(&get("mlp.down_proj", &[hidden, inner])?, hidden, inner, None)?,
+                sandwich: None,
             })
         })
         .collect::<Result<_>>()?;
     let words = names.get("embed_tokens.weight", &[size(config, "vocab_size")?, hidden])?;
-    Ok(Network {
-        hidden,
-        embedding: Embedding::of_words(words, None),
-        layers,
-        norm_first: true,
-        last_norm: Some(norm("norm", hidden)?),
-    })
+    Ok(Network::norm_first(hidden, Embedding::of_words(words, None), layers, norm("norm", hidden)?))
 }

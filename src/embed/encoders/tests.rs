@@ -9,7 +9,7 @@ use crate::model::{Dtype, ModelCard};
 use crate::pipeline::ModelSettings;
 
 /// Tiny networks with random weights, and the vectors that the reference implementations compute.
-const TINY: [(&str, &str, &str); 7] = [
+const TINY: [(&str, &str, &str); 8] = [
     ("tiny-xlm-roberta", "xlm_roberta", "mean"),
     ("tiny-distilbert", "distil_bert", "mean"),
     ("tiny-mpnet", "mpnet", "mean"),
@@ -17,6 +17,7 @@ const TINY: [(&str, &str, &str); 7] = [
     ("tiny-modernbert", "modern_bert", "cls"),
     ("tiny-nomic-bert", "nomic_bert", "mean"),
     ("tiny-qwen3", "qwen3", "last_token"),
+    ("tiny-gemma3", "gemma3", "mean"),
 ];
 
 fn folder(name: &str) -> PathBuf {
@@ -24,7 +25,10 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn card(architecture: &str, pooling: &str) -> ModelCard {
-    let files = ["config.json", "tokenizer.json", "model.safetensors"];
+    let mut files = vec!["config.json", "tokenizer.json", "model.safetensors"];
+    if architecture == "gemma3" {
+        files.extend(["2_Dense/model.safetensors", "3_Dense/model.safetensors"]);
+    }
     let files: String = files.iter().map(|f| format!("[[file]]\nname = \"{f}\"\n")).collect();
     let text = format!(
         "name = \"tiny\"\ndescription = \"for tests\"\nlicence = \"MIT\"\narchitecture = \"{architecture}\"\n\
@@ -165,6 +169,11 @@ fn with_config(name: &str, change: &dyn Fn(&mut Value)) -> tempfile::TempDir {
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {
         std::fs::copy(folder(name).join(file), directory.path().join(file)).unwrap();
     }
+    for dense in ["2_Dense", "3_Dense"].iter().filter(|d| folder(name).join(d).is_dir()) {
+        std::fs::create_dir(directory.path().join(dense)).unwrap();
+        let file = Path::new(dense).join("model.safetensors");
+        std::fs::copy(folder(name).join(&file), directory.path().join(&file)).unwrap();
+    }
     let path = directory.path().join("config.json");
     let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     change(&mut config);
@@ -189,6 +198,10 @@ fn what_would_be_wrong_is_refused() {
         ("tiny-qwen3", "rope_scaling", json!({"type": "yarn"})),
         ("tiny-qwen3", "num_hidden_layers", json!(4)),
         ("tiny-qwen3", "num_key_value_heads", json!(3)),
+        ("tiny-gemma3", "use_bidirectional_attention", json!(false)),
+        ("tiny-gemma3", "attn_logit_softcapping", json!(50.0)),
+        ("tiny-gemma3", "layer_types", json!(["full_attention"])),
+        ("tiny-gemma3", "hidden_activation", json!("gelu")),
         ("tiny-distilbert", "activation", json!("relu")),
         ("tiny-distilbert", "n_heads", json!(16)),
         ("tiny-mpnet", "relative_attention_num_buckets", json!(64)),

@@ -54,3 +54,15 @@ pub(super) unsafe fn silu<I: Isa>(x: I::F) -> I::F {
     // SAFETY: the caller's machine has these instructions.
     unsafe { I::div(x, I::add(I::splat(1.0), exp::<I>(I::sub(I::splat(0.0), x)))) }
 }
+
+/// x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), which is x / (1 + e^-2u) for tanh's argument u.
+#[inline(always)]
+pub(super) unsafe fn gelu_tanh<I: Isa>(x: I::F) -> I::F {
+    // SAFETY: the caller's machine has these instructions.
+    unsafe {
+        let cubic = I::fma(I::mul(x, x), I::splat(0.044_715), I::splat(1.0));
+        // -2 √(2/π)
+        let exponent = I::mul(I::mul(x, cubic), I::splat(-1.595_769));
+        I::div(x, I::add(I::splat(1.0), exp::<I>(exponent)))
+    }
+}

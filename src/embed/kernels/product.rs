@@ -44,6 +44,8 @@ pub(crate) enum Activation {
     /// The exact GELU.
     Gelu,
     Silu,
+    /// GELU by tanh, as Gemma has it.
+    GeluTanh,
 }
 
 /// Where a product goes. The bias is added first.
@@ -134,6 +136,11 @@ impl Linear {
         let mut padded = bias.map_or_else(Vec::new, <[f32]>::to_vec);
         padded.resize(all, 0.0);
         Self { format, level, outputs, inputs, gated, panel, steps, words, bias: padded, scales, sums }
+    }
+
+    /// Columns of the result.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
     }
 
     /// Numbers in the matrix.
@@ -251,6 +258,7 @@ impl Finish<'_> {
                 Activation::None => v,
                 Activation::Gelu => math::gelu::<I>(v),
                 Activation::Silu => math::silu::<I>(v),
+                Activation::GeluTanh => math::gelu_tanh::<I>(v),
             }
         }
     }

@@ -79,6 +79,10 @@ fn activated(activation: Activation, x: f64) -> f64 {
         Activation::None => x,
         Activation::Gelu => x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2)),
         Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            x / 2.0 * (1.0 + u.tanh())
+        }
     }
 }
 
@@ -99,7 +103,7 @@ fn activations_are_exact_to_a_millionth() {
     for cpu in Cpu::all() {
         let one = Linear::new(cpu, Format::F32, &[1.0], 1, 1, None);
         let a = operand(cpu, Format::F32, &xs, 1);
-        for activation in [Activation::Gelu, Activation::Silu, Activation::None] {
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::None] {
             let mut out = rows(&vec![0.0; xs.len()], 1);
             cpu.product(&a, &one, Out::Put(&mut out, activation));
             for (i, x) in xs.iter().enumerate() {
@@ -113,7 +117,7 @@ fn activations_are_exact_to_a_millionth() {
         }
         for (x, activation) in [-100.0_f32, -20.0, 20.0, 100.0]
             .into_iter()
-            .flat_map(|x| [Activation::Gelu, Activation::Silu].map(|a| (x, a)))
+            .flat_map(|x| [Activation::Gelu, Activation::GeluTanh, Activation::Silu].map(|a| (x, a)))
         {
             let mut out = rows(&[0.0], 1);
             cpu.product(&operand(cpu, Format::F32, &[x], 1), &one, Out::Put(&mut out, activation));

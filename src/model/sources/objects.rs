@@ -27,7 +27,7 @@ pub(super) async fn fetch(url: &str, card: &ModelCard, staging: &Arc<Staging>, o
     let (store, prefix) = object_store::parse_url_opts(&parsed, options.store_options.iter().map(|(k, v)| (k, v)))
         .map_err(|e| wrong(e.to_string()))?;
     for file in &card.files {
-        let path = prefix.clone().join(file.name.as_str());
+        let path = file.name.split('/').fold(prefix.clone(), |path, part| path.join(part));
         let failed =
             |e: object_store::Error| unavailable("the object could not be read").with("object", &path).because(e);
         let size = store.head(&path).await.map_err(failed)?.size;

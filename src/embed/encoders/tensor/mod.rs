@@ -117,6 +117,7 @@ fn activate(y: &Tensor, activation: Activation) -> candle_core::Result<Tensor> {
         Activation::None => Ok(y.clone()),
         Activation::Gelu => y.gelu_erf(),
         Activation::Silu => silu(y),
+        Activation::GeluTanh => y.gelu(),
     }
 }
 
@@ -163,13 +164,13 @@ struct TensorLayer {
     up: TensorLinear,
     activation: Activation,
     down: TensorLinear,
+    sandwich: Option<(TensorNorm, TensorNorm)>,
 }
 
 /// A network on a device.
 #[derive(Debug)]
 struct TensorNetwork {
     tensors: Tensors,
-    hidden: usize,
     vocabulary: usize,
     words: Tensor,
     positions: Option<Tensor>,
@@ -178,6 +179,7 @@ struct TensorNetwork {
     layers: Vec<TensorLayer>,
     norm_first: bool,
     last_norm: Option<TensorNorm>,
+    projections: Vec<TensorLinear>,
     /// Cosines and sines, `[positions][width / 2]`.
     rotary: Vec<(Tensor, Tensor)>,
     /// Added to scores, `[heads][2 · most + 1]`.
@@ -191,14 +193,11 @@ impl TensorNetwork {
         let (mut rotary, mut distances) = (Vec::new(), Vec::new());
         let mut layers = Vec::new();
         for layer in network.layers {
-            let Layer { scores, attention_norm, qkv, output, mlp_norm, up, activation, down, .. } = layer;
+            let Layer { scores, attention_norm, qkv, output, mlp_norm, up, activation, down, sandwich, .. } = layer;
             let Scores { heads, reach, query_scale, head_norms, rotary: turns, distances: table } = scores;
             let turns = turns.map(|r| place(&mut rotaries, r));
             let table = table.map(|t| place(&mut tables, t));
-            let head_norms = match &head_norms {
-                Some((queries, keys)) => Some((tensors.norm(tensors.dtype, queries)?, tensors.norm(tensors.dtype, keys)?)),
-                None => None,
-            };
+            let head_norms = both(tensors, tensors.dtype, head_norms.as_ref())?;
             layers.push(TensorLayer {
                 scores: TensorScores { heads, reach, query_scale, head_norms, rotary: turns, distances: table },
                 attention_norm: norm(attention_norm.as_ref())?,
@@ -208,6 +207,7 @@ impl TensorNetwork {
                 up,
                 activation,
                 down,
+                sandwich: both(tensors, tensors.sums, sandwich.as_ref())?,
             });
         }
         for turns in &rotaries {
@@ -223,7 +223,6 @@ impl TensorNetwork {
         let hidden = network.hidden;
         Ok(Self {
             tensors: tensors.clone(),
-            hidden,
             vocabulary: words.len() / hidden,
             words: tensors.put_as(tensors.sums, &words, &[words.len() / hidden, hidden])?,
             positions: positions.map(|p| tensors.put_as(tensors.sums, &p, &[p.len() / hidden, hidden])).transpose()?,
@@ -232,6 +231,7 @@ impl TensorNetwork {
             layers,
             norm_first: network.norm_first,
             last_norm: norm(network.last_norm.as_ref())?,
+            projections: network.projections,
             rotary,
             distances,
         })
@@ -254,14 +254,28 @@ impl TensorNetwork {
             let qkv = layer.qkv.product(&operand, Activation::None)?;
             let attended = layout.attention(&layer.scores, &qkv)?;
             let output = layer.output.product(&attended, Activation::None)?.to_dtype(sums)?;
-            x = normed(&(x + output)?, after[0])?;
+            let (after_attention, after_mlp) =
+                layer.sandwich.as_ref().map_or((None, None), |(a, m)| (Some(a), Some(m)));
+            x = normed(&(x + normed(&output, after_attention)?)?, after[0])?;
             let operand = normed(&x, before[1])?.to_dtype(dtype)?;
             let inner = layer.up.product(&operand, layer.activation)?;
             let output = layer.down.product(&inner, Activation::None)?.to_dtype(sums)?;
-            x = normed(&(x + output)?, after[1])?;
+            x = normed(&(x + normed(&output, after_mlp)?)?, after[1])?;
         }
         normed(&x, self.last_norm.as_ref())
     }
+
+    /// Pooled vectors through the network's last linear layers.
+    fn project(&self, mut rows: Tensor) -> candle_core::Result<Tensor> {
+        for weights in &self.projections {
+            rows = weights.product(&rows.to_dtype(self.tensors.dtype)?, Activation::None)?;
+        }
+        Ok(rows)
+    }
+}
+
+fn both(tensors: &Tensors, dtype: DType, norms: Option<&(Norm, Norm)>) -> Result<Option<(TensorNorm, TensorNorm)>> {
+    norms.map(|(a, b)| Ok((tensors.norm(dtype, a)?, tensors.norm(dtype, b)?))).transpose()
 }
 
 /// The place of a shared table in a list, which it joins if it is new.
@@ -305,9 +319,9 @@ impl Embedder for TensorEncoder {
         for group in layout::groups(&batch.lengths, &self.network) {
             let layout = Layout::new(&self.network, &texts[group])?;
             let rows = self.network.forward(&layout).and_then(|x| layout.pool(&x, self.context.pooling));
-            let rows = rows.and_then(|r| r.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()).map_err(failed)?;
-            for row in rows.chunks_exact(self.network.hidden) {
-                pool(std::iter::once(row), dimension, Pooling::Cls, self.context.normalize, &mut data)?;
+            let rows = rows.and_then(|r| self.network.project(r)?.to_dtype(DType::F32)?.to_vec2::<f32>());
+            for row in &rows.map_err(failed)? {
+                pool(std::iter::once(row.as_slice()), dimension, Pooling::Cls, self.context.normalize, &mut data)?;
             }
         }
         Ok(Embeddings { dimension, data })
