@@ -25,6 +25,14 @@ pub enum ErrorKind {
     AlreadyExists,
     /// A stored object is not what was written: truncated, changed or unreadable.
     Damaged,
+    /// The store refused: no permission, no credentials, or the object is locked against deletion.
+    Denied,
+    /// The repository is encrypted and no key was given.
+    KeyMissing,
+    /// The key that was given does not open the repository.
+    KeyWrong,
+    /// Another run holds what this one needs to have for itself.
+    Locked,
     /// A document could not be read, decoded or parsed.
     BadDocument,
     /// The corpus is not what the snapshot recorded.
@@ -60,6 +68,12 @@ impl ErrorKind {
             Self::Damaged => {
                 "`regrow verify` names everything that is damaged; a damaged part is computed again by the next restore, for the rest take a new snapshot"
             }
+            Self::Denied => {
+                "check the credentials and what they may do in this store; `regrow doctor` tries each operation"
+            }
+            Self::KeyMissing => "give the key with [repository.encryption] in the pipeline",
+            Self::KeyWrong => "check the passphrase or key command; `regrow key list` shows which keys there are",
+            Self::Locked => "wait until the other run has ended, then run the same command again",
             Self::BadDocument => {
                 "repair the document, exclude it with `corpus.exclude`, or set `corpus.on_bad_document = \"skip\"`"
             }
@@ -83,8 +97,8 @@ impl ErrorKind {
     /// The process exit code for this kind; the table is public interface.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Unexpected | Self::Storage | Self::StorageFull | Self::Damaged => 1,
-            Self::Configuration | Self::NotFound | Self::AlreadyExists => 2,
+            Self::Unexpected | Self::Storage | Self::StorageFull | Self::Damaged | Self::Denied | Self::Locked => 1,
+            Self::Configuration | Self::NotFound | Self::AlreadyExists | Self::KeyMissing | Self::KeyWrong => 2,
             Self::BadDocument | Self::CorpusDiffers => 10,
             Self::ModelMismatch | Self::ModelUnavailable => 11,
             Self::Target => 20,
@@ -105,6 +119,10 @@ impl ErrorKind {
             Self::NotFound => "not_found",
             Self::AlreadyExists => "already_exists",
             Self::Damaged => "damaged",
+            Self::Denied => "denied",
+            Self::KeyMissing => "key_missing",
+            Self::KeyWrong => "key_wrong",
+            Self::Locked => "locked",
             Self::BadDocument => "bad_document",
             Self::CorpusDiffers => "corpus_differs",
             Self::ModelMismatch => "model_mismatch",

@@ -149,6 +149,7 @@ const EXAMPLES: usize = 5;
 pub async fn exposure(workspace: &Workspace, repository: &Repository, manifest: &Manifest) -> Result<Exposure> {
     let mut settings = manifest.corpus.settings.clone();
     settings.url = workspace.pipeline.corpus.url.clone();
+    settings.store = workspace.pipeline.corpus.store.clone();
     let corpus = workspace.corpus(&settings)?;
     let mut listing = Listing::default();
     let mut objects = corpus.list();

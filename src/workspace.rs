@@ -10,8 +10,9 @@ use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::model::{Dtype, ModelCard, ModelContext, ModelStore};
-use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline};
+use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline, StoreSettings};
 use crate::repository::Repository;
+use crate::secret::SecretRef;
 use crate::targets::Target;
 use crate::validate::QueryEmbedder;
 
@@ -58,17 +59,32 @@ impl Workspace {
 
     /// The pipeline's repository.
     pub async fn repository(&self) -> Result<Repository> {
-        Repository::open(&self.pipeline.repository.url, &self.base, &self.store_options).await
+        let settings = &self.pipeline.repository;
+        Repository::open(&settings.url, &self.base, &self.options(&settings.store)?).await
     }
 
     /// The pipeline's repository, created when there is none.
     pub(crate) async fn create_repository(&self) -> Result<Repository> {
-        Repository::open_or_create(&self.pipeline.repository.url, &self.base, &self.store_options).await
+        let settings = &self.pipeline.repository;
+        Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?).await
     }
 
     /// The corpus that the settings describe.
     pub fn corpus(&self, settings: &CorpusSettings) -> Result<Corpus> {
-        Corpus::open_with(settings, &self.base, self.store_options.clone())
+        Corpus::open_with(settings, &self.base, self.options(&settings.store)?)
+    }
+
+    /// Options of an object store: the surroundings' own, then those of the pipeline, secrets resolved.
+    pub fn options(&self, settings: &StoreSettings) -> Result<Vec<(String, String)>> {
+        let mut options = self.store_options.clone();
+        for (key, value) in settings {
+            let value = match value.parse::<SecretRef>() {
+                Ok(secret) => secret.resolve(&*self.variables, &self.base)?.reveal().to_owned(),
+                Err(_) => value.clone(),
+            };
+            options.push((key.clone(), value));
+        }
+        Ok(options)
     }
 
     /// The pipeline's target.

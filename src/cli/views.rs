@@ -274,7 +274,12 @@ pub(super) fn show(p: &Printer, m: &Manifest, documents: &[DocumentRow]) -> Stri
         ("written by", format!("regrow {}", m.tool_version)),
         (
             "corpus",
-            format!("{} ({} objects, capture: {})", m.corpus.settings.url, count(m.corpus.objects), m.corpus.capture),
+            format!(
+                "{} ({} objects, capture: {})",
+                m.corpus.settings.url,
+                count(m.corpus.objects),
+                m.corpus.capture.name()
+            ),
         ),
         (
             "documents",

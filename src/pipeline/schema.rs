@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::settings::*;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Dtype;
+use crate::secret::SecretRef;
 
 /// A pipeline with every optional key present. What it serialises to is the tree of known keys, and its
 /// values are the examples that `init` shows for keys without a default.
@@ -32,6 +33,7 @@ pub(super) fn exemplar() -> Pipeline {
                 metadata: vec!["*".into()],
                 delimiter: ",".into(),
             }],
+            store: [("region".to_owned(), "eu-central-1".to_owned())].into(),
         },
         chunking: ChunkingSettings::default(),
         model: ModelSettings {
@@ -41,7 +43,27 @@ pub(super) fn exemplar() -> Pipeline {
             batch_tokens: Some(8192),
             ..Default::default()
         },
-        repository: RepositorySettings { url: "repository".into() },
+        capture: CaptureSettings { mode: CaptureMode::Copy },
+        repository: RepositorySettings {
+            url: "repository".into(),
+            store: [("region".to_owned(), "eu-central-1".to_owned())].into(),
+            encryption: EncryptionSettings {
+                passphrase: Some(SecretRef::Variable("REGROW_PASSPHRASE".into())),
+                key: Some(SecretRef::Command("key-service get regrow".into())),
+            },
+            replicas: vec![ReplicaSettings {
+                name: "elsewhere".into(),
+                url: "s3://other-bucket/regrow".into(),
+                store: [("region".to_owned(), "eu-west-1".to_owned())].into(),
+            }],
+        },
+        retention: RetentionSettings {
+            preset: Some("90d".into()),
+            keep_within: Some("30d".into()),
+            keep_tags: vec!["release".into()],
+            grace: Some("24h".into()),
+            ..Default::default()
+        },
         target: TargetSettings {
             kind: TargetKind::Embedded,
             path: Some("database".into()),
@@ -60,7 +82,8 @@ pub(super) fn exemplar() -> Pipeline {
 }
 
 /// Keys whose tables are keyed by the user's own words.
-const FREE_TABLES: [&str; 1] = ["target.payload_indexes"];
+const FREE_TABLES: [&str; 4] =
+    ["target.payload_indexes", "corpus.store", "repository.store", "repository.replicas.store"];
 
 /// What stands at a key path in the tree of known keys.
 pub(super) enum Known {
@@ -77,7 +100,8 @@ pub(super) fn find(path: &[&str]) -> Result<Known> {
     let mut node = to_json(&exemplar())?;
     let mut at: Vec<&str> = Vec::new();
     for key in path {
-        if FREE_TABLES.contains(&at.join(".").as_str()) {
+        let table: Vec<&str> = at.iter().copied().filter(|key| key.parse::<usize>().is_err()).collect();
+        if FREE_TABLES.contains(&table.join(".").as_str()) {
             return Ok(Known::Free);
         }
         let next = match &node {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::embed::Device;
 use crate::model::Dtype;
+use crate::secret::SecretRef;
 
 /// A complete pipeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,8 +22,14 @@ pub struct Pipeline {
     /// What turns chunks into vectors.
     #[serde(default)]
     pub model: ModelSettings,
+    /// Whether the documents themselves go into the repository.
+    #[serde(default)]
+    pub capture: CaptureSettings,
     /// Where snapshots and vector sets are kept.
     pub repository: RepositorySettings,
+    /// How long snapshots are kept.
+    #[serde(default)]
+    pub retention: RetentionSettings,
     /// Where the vectors are served from.
     pub target: TargetSettings,
     /// How a restore is checked.
@@ -75,7 +82,15 @@ pub struct CorpusSettings {
     /// How record files are read; the first entry whose globs match a path is used.
     #[serde(default)]
     pub records: Vec<RecordSettings>,
+    /// Settings of the object store, keys as `object_store` names them; secrets by reference. Never recorded: where
+    /// the corpus is is the pipeline's to say.
+    #[serde(default, skip_serializing_if = "StoreSettings::is_empty")]
+    pub store: StoreSettings,
 }
+
+/// Settings of an object store: `endpoint`, `region`, `access_key_id` and so on. Values of secret keys are
+/// references (`env:NAME`, `file:PATH`, `cmd:COMMAND`); others may be.
+pub type StoreSettings = BTreeMap<String, String>;
 
 fn default_max_document_bytes() -> u64 {
     256 << 20
@@ -201,6 +216,96 @@ impl Default for ModelSettings {
 pub struct RepositorySettings {
     /// A directory or an object-store URL.
     pub url: String,
+    /// Settings of the object store, keys as `object_store` names them; secrets by reference.
+    #[serde(default, skip_serializing_if = "StoreSettings::is_empty")]
+    pub store: StoreSettings,
+    /// Encryption at rest.
+    #[serde(default)]
+    pub encryption: EncryptionSettings,
+    /// Further repositories that `copy` replicates to, and that a restore can read from.
+    #[serde(default)]
+    pub replicas: Vec<ReplicaSettings>,
+}
+
+/// `[repository.encryption]`: with neither key given, a new repository is not encrypted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EncryptionSettings {
+    /// A passphrase, by reference.
+    pub passphrase: Option<SecretRef>,
+    /// A key of 32 bytes in hexadecimal or base64, by reference: `cmd:` asks a key service.
+    pub key: Option<SecretRef>,
+}
+
+/// `[[repository.replicas]]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaSettings {
+    /// Name, for `--from` and `--to`.
+    pub name: String,
+    /// A directory or an object-store URL.
+    pub url: String,
+    /// Settings of the object store, as `repository.store`.
+    #[serde(default, skip_serializing_if = "StoreSettings::is_empty")]
+    pub store: StoreSettings,
+}
+
+/// How a snapshot keeps documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureMode {
+    /// By path, version and digest: the corpus is the only copy.
+    #[default]
+    Reference,
+    /// The bytes of every object are copied into the repository, each once, compressed.
+    Copy,
+    /// The extracted text and payload of every document is copied.
+    Text,
+}
+
+impl CaptureMode {
+    /// Lower-case name, as in pipeline files and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Copy => "copy",
+            Self::Text => "text",
+        }
+    }
+}
+
+/// `[capture]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptureSettings {
+    /// How documents are kept.
+    pub mode: CaptureMode,
+}
+
+/// `[retention]`: a snapshot is kept if any rule keeps it; without rules `forget` asks for some.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionSettings {
+    /// `30d`, `90d` or `365d`: rules for these spans; the keys below add to them.
+    pub preset: Option<String>,
+    /// The newest n.
+    pub keep_last: u32,
+    /// The newest of each of n hours that have one.
+    pub keep_hourly: u32,
+    /// The newest of each of n days.
+    pub keep_daily: u32,
+    /// The newest of each of n weeks.
+    pub keep_weekly: u32,
+    /// The newest of each of n months.
+    pub keep_monthly: u32,
+    /// The newest of each of n years.
+    pub keep_yearly: u32,
+    /// All of this span before now, such as `30d` or `12h`.
+    pub keep_within: Option<String>,
+    /// All with one of these tags.
+    pub keep_tags: Vec<String>,
+    /// How long an object stays after nothing refers to it any more, such as `24h`; 24 hours when absent.
+    pub grace: Option<String>,
 }
 
 /// `[target]`
@@ -378,10 +483,18 @@ impl Pipeline {
                 max_document_bytes: default_max_document_bytes(),
                 path_metadata: None,
                 records: Vec::new(),
+                store: StoreSettings::new(),
             },
             chunking: ChunkingSettings::default(),
             model: ModelSettings::default(),
-            repository: RepositorySettings { url: repository.to_owned() },
+            capture: CaptureSettings::default(),
+            repository: RepositorySettings {
+                url: repository.to_owned(),
+                store: StoreSettings::new(),
+                encryption: EncryptionSettings::default(),
+                replicas: Vec::new(),
+            },
+            retention: RetentionSettings::default(),
             target: TargetSettings {
                 kind: TargetKind::Embedded,
                 path: None,

@@ -41,6 +41,10 @@ const SECTIONS: &[Section] = &[
             ),
             ("max_document_bytes", "Largest document in bytes; a larger one is a bad document."),
             ("path_metadata", "Named path segments become metadata; {tenant} becomes the tenant."),
+            (
+                "store",
+                "Settings of the object store as object_store names them (endpoint, region, access_key_id = \"env:NAME\", ...).",
+            ),
         ],
     },
     Section {
@@ -92,7 +96,51 @@ const SECTIONS: &[Section] = &[
     Section {
         table: "repository",
         about: "Where snapshots and vector sets are kept.",
-        keys: &[("url", "A directory or a URL, outside the corpus.")],
+        keys: &[
+            ("url", "A directory or a URL, outside the corpus."),
+            ("store", "Settings of the object store, as in [corpus]."),
+        ],
+    },
+    Section {
+        table: "repository.encryption",
+        about: "Encryption at rest: give one of the two when the repository is made, and ever after. Both are references: env:NAME, file:PATH or cmd:COMMAND.",
+        keys: &[
+            ("passphrase", "A passphrase."),
+            ("key", "A key of 32 bytes in hexadecimal or base64; cmd: asks a key service."),
+        ],
+    },
+    Section {
+        table: "repository.replicas",
+        about: "Further repositories that `regrow copy` replicates to, and that a restore can read from.",
+        keys: &[
+            ("name", "Name, for --to and --from."),
+            ("url", "A directory or a URL."),
+            ("store", "Settings of the object store, as in [corpus]."),
+        ],
+    },
+    Section {
+        table: "capture",
+        about: "Whether the documents themselves go into the repository.",
+        keys: &[(
+            "mode",
+            "\"reference\" (path, version and digest: the corpus stays the only copy), \"copy\" (the bytes, each once, compressed) or \"text\" (extracted text and payload).",
+        )],
+    },
+    Section {
+        table: "retention",
+        about: "Which snapshots `regrow forget` keeps: those that any rule keeps, and always the last good one.",
+        keys: &[
+            ("preset", "\"30d\", \"90d\" or \"365d\"; the keys below add to it."),
+            ("keep_last", "The newest n."),
+            ("keep_hourly", "The newest of each of n hours that have one."),
+            ("keep_daily", "The newest of each of n days."),
+            ("keep_weekly", "The newest of each of n weeks."),
+            ("keep_monthly", "The newest of each of n months."),
+            ("keep_yearly", "The newest of each of n years."),
+            ("keep_within", "All of this span before now, such as 30d or 12h: what nobody can push out."),
+            ("keep_tags", "All with one of these tags."),
+            ("grace", "How long `prune` leaves an object that nothing refers to any more; 24h when absent."),
+        ],
     },
     Section {
         table: "target",
@@ -268,7 +316,7 @@ mod tests {
     fn every_key_is_explained() {
         fn leaves(path: String, value: &Value, out: &mut Vec<String>) {
             match value {
-                Value::Object(map) if path != "target.payload_indexes" => map
+                Value::Object(map) if path != "target.payload_indexes" && !path.ends_with(".store") => map
                     .iter()
                     .for_each(|(k, v)| leaves(if path.is_empty() { k.clone() } else { format!("{path}.{k}") }, v, out)),
                 Value::Array(items) if items.iter().all(Value::is_object) => {

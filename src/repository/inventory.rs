@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, ListBuilder, RecordBatch, StringArray,
-    StringBuilder, UInt32Array, UInt64Array,
+    Array, ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, ListArray, ListBuilder, RecordBatch,
+    StringArray, StringBuilder, UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
@@ -50,6 +50,9 @@ pub struct DocumentRow {
     pub tokens: u64,
     /// Digest over spans and digests of the chunks: proves that a restore cut the same ones.
     pub chunk_digest: Digest,
+    /// Ids under which documents with the same text were known before, newest first: their vectors are this one's.
+    #[serde(default)]
+    pub moved_from: Vec<String>,
 }
 
 /// Digest of everything besides the text that a document's points carry.
@@ -78,6 +81,7 @@ fn schema() -> SchemaRef {
         Field::new("chunks", DataType::UInt32, false),
         Field::new("tokens", DataType::UInt64, false),
         digest("chunk_digest"),
+        Field::new_list("moved_from", Field::new("item", DataType::Utf8, true), false),
         Field::new("bucket", DataType::UInt32, false),
     ]))
 }
@@ -90,14 +94,25 @@ fn digests<'a>(values: impl Iterator<Item = &'a Digest>) -> Result<ArrayRef> {
     Ok(Arc::new(builder.finish()))
 }
 
-fn to_batch(rows: &[DocumentRow], bucket: u32) -> Result<RecordBatch> {
-    let mut acl = ListBuilder::new(StringBuilder::new());
-    for row in rows {
-        for entry in &row.acl {
-            acl.values().append_value(entry);
-        }
-        acl.append(true);
+fn lists<'a>(values: impl Iterator<Item = &'a Vec<String>>) -> ArrayRef {
+    let mut builder = ListBuilder::new(StringBuilder::new());
+    for entries in values {
+        entries.iter().for_each(|entry| builder.values().append_value(entry));
+        builder.append(true);
     }
+    Arc::new(builder.finish())
+}
+
+fn list_at(column: &ListArray, row: usize) -> Result<Vec<String>> {
+    let entries = column.value(row);
+    let entries = entries
+        .as_any()
+        .downcast_ref::<StringArray>()
+        .ok_or_else(|| Error::new(ErrorKind::Damaged, "a list of the inventory is not text"))?;
+    Ok(entries.iter().flatten().map(str::to_owned).collect())
+}
+
+fn to_batch(rows: &[DocumentRow], bucket: u32) -> Result<RecordBatch> {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.document_id))),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.object.path))),
@@ -111,11 +126,12 @@ fn to_batch(rows: &[DocumentRow], bucket: u32) -> Result<RecordBatch> {
         digests(rows.iter().map(|r| &r.text_digest))?,
         digests(rows.iter().map(|r| &r.payload_digest))?,
         Arc::new(StringArray::from_iter(rows.iter().map(|r| r.tenant.as_ref()))),
-        Arc::new(acl.finish()),
+        lists(rows.iter().map(|r| &r.acl)),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.metadata))),
         Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.chunks))),
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.tokens))),
         digests(rows.iter().map(|r| &r.chunk_digest))?,
+        lists(rows.iter().map(|r| &r.moved_from)),
         Arc::new(UInt32Array::from_value(bucket, rows.len())),
     ];
     Ok(RecordBatch::try_new(schema(), columns)?)
@@ -143,16 +159,13 @@ fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
     let text_digests = column::<FixedSizeBinaryArray>(batch, "text_digest")?;
     let payload_digests = column::<FixedSizeBinaryArray>(batch, "payload_digest")?;
     let (tenants, metadata) = (text("tenant")?, text("metadata")?);
-    let acl = column::<arrow::array::ListArray>(batch, "acl")?;
+    let acl = column::<ListArray>(batch, "acl")?;
+    // Format 1 has no such column.
+    let moved = batch.column_by_name("moved_from").map(|_| column::<ListArray>(batch, "moved_from")).transpose()?;
     let (chunks, tokens) = (column::<UInt32Array>(batch, "chunks")?, column::<UInt64Array>(batch, "tokens")?);
     let chunk_digests = column::<FixedSizeBinaryArray>(batch, "chunk_digest")?;
     let mut rows = Vec::with_capacity(batch.num_rows());
     for i in 0..batch.num_rows() {
-        let entries = acl.value(i);
-        let entries = entries
-            .as_any()
-            .downcast_ref::<StringArray>()
-            .ok_or_else(|| Error::new(ErrorKind::Damaged, "the inventory's acl is not text"))?;
         rows.push(DocumentRow {
             document_id: ids.value(i).to_owned(),
             object: SourceObject {
@@ -168,11 +181,12 @@ fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
             text_digest: digest_at(text_digests, i)?,
             payload_digest: digest_at(payload_digests, i)?,
             tenant: optional(tenants, i),
-            acl: entries.iter().flatten().map(str::to_owned).collect(),
+            acl: list_at(acl, i)?,
             metadata: metadata.value(i).to_owned(),
             chunks: chunks.value(i),
             tokens: tokens.value(i),
             chunk_digest: digest_at(chunk_digests, i)?,
+            moved_from: moved.map(|column| list_at(column, i)).transpose()?.unwrap_or_default(),
         });
     }
     Ok(rows)
@@ -184,15 +198,14 @@ const OBJECT_BYTES: usize = 32 << 20;
 /// Writes an inventory bucket by bucket, in ascending order.
 pub struct InventoryWriter<'a> {
     repository: &'a Repository,
-    snapshot: String,
     objects: Vec<ObjectRef>,
     open: Option<(ArrowWriter<Vec<u8>>, u32, u32, u64)>,
 }
 
 impl<'a> InventoryWriter<'a> {
     /// An inventory for a snapshot that is being taken.
-    pub fn new(repository: &'a Repository, snapshot: &str) -> Self {
-        Self { repository, snapshot: snapshot.to_owned(), objects: Vec::new(), open: None }
+    pub fn new(repository: &'a Repository) -> Self {
+        Self { repository, objects: Vec::new(), open: None }
     }
 
     /// Adds the documents of one bucket, sorted by id.
@@ -223,8 +236,7 @@ impl<'a> InventoryWriter<'a> {
 
     async fn close(&mut self) -> Result<()> {
         let Some((writer, first, last, rows)) = self.open.take() else { return Ok(()) };
-        let name = path::inventory(&self.snapshot, self.objects.len());
-        let mut object = self.repository.put_new(&name, writer.into_inner()?.into()).await?;
+        let mut object = self.repository.put_content(path::INVENTORIES, "parquet", writer.into_inner()?.into()).await?;
         object.rows = Some(rows);
         object.buckets = Some((first, last));
         self.objects.push(object);
@@ -321,13 +333,14 @@ mod tests {
             chunks: i,
             tokens: 9,
             chunk_digest: Digest::of(b"c"),
+            moved_from: (0..i % 3).map(|k| format!("old{k}")).collect(),
         }
     }
 
     #[tokio::test]
     async fn buckets_come_back_as_written() {
         let repository = Repository::over(Arc::new(object_store::memory::InMemory::new()), "memory");
-        let mut writer = InventoryWriter::new(&repository, "s");
+        let mut writer = InventoryWriter::new(&repository);
         let rows: Vec<_> = (0..50).map(row).collect();
         writer.bucket(1, &rows[..20]).await.unwrap();
         writer.bucket(2, &[]).await.unwrap();

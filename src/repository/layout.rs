@@ -3,7 +3,7 @@
 use crate::ids::Digest;
 
 /// Version of the repository format that this build writes. Older ones stay readable.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Object paths, relative to the repository's root.
 pub(crate) mod path {
@@ -15,21 +15,23 @@ pub(crate) mod path {
     pub(crate) const VECTOR_SETS: &str = "vector-sets";
     pub(crate) const DRILLS: &str = "drills";
     pub(crate) const RESTORES: &str = "restores";
+    /// Inventories, canaries and lists of skipped documents, named by their digest: snapshots share them.
+    pub(crate) const INVENTORIES: &str = "inventories";
+    pub(crate) const CANARIES: &str = "canaries";
+    pub(crate) const SKIPPED: &str = "skipped";
+    #[expect(dead_code, reason = "used by capture")]
+    /// Indexes of captured objects, and packs with their blobs, named by their digest.
+    pub(crate) const CAPTURED: &str = "captured";
+    #[expect(dead_code, reason = "used by capture")]
+    pub(crate) const DOCUMENTS: &str = "documents";
 
     pub(crate) fn manifest(id: &str) -> String {
         format!("{SNAPSHOTS}/{id}/manifest.json")
     }
 
-    pub(crate) fn inventory(id: &str, n: usize) -> String {
-        format!("{SNAPSHOTS}/{id}/inventory-{n:05}.parquet")
-    }
-
-    pub(crate) fn canaries(id: &str) -> String {
-        format!("{SNAPSHOTS}/{id}/canaries.parquet")
-    }
-
-    pub(crate) fn skipped(id: &str) -> String {
-        format!("{SNAPSHOTS}/{id}/skipped.jsonl")
+    /// An object that is named by the digest of its bytes.
+    pub(crate) fn content(folder: &str, digest: &Digest, extension: &str) -> String {
+        format!("{folder}/{digest}.{extension}")
     }
 
     /// Folder of the parts of one model under one set of chunking rules.

@@ -10,7 +10,7 @@ use crate::chunk::ChunkingRules;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, fingerprint};
 use crate::model::ModelContext;
-use crate::pipeline::{CorpusSettings, FieldType, IndexSettings};
+use crate::pipeline::{CaptureMode, CorpusSettings, FieldType, IndexSettings};
 use crate::validate::GoldenBaseline;
 
 /// An object that a snapshot or vector set needs.
@@ -49,12 +49,32 @@ pub struct SkippedDocument {
 pub struct CorpusRecord {
     /// How it was read; a restore reads it the same way.
     pub settings: CorpusSettings,
-    /// How documents are kept: `reference` (the corpus itself is the only copy).
-    pub capture: String,
+    /// How documents are kept.
+    pub capture: CaptureMode,
     /// Objects listed.
     pub objects: u64,
     /// Sum over the objects of a hash of path, size and modification time: an equal listing gives an equal value.
     pub listing: String,
+    /// Latest modification of any object, in microseconds since 1970. (Format 2.)
+    #[serde(default)]
+    pub newest: Option<i64>,
+    /// Objects that changed while they were read and were read again. (Format 2.)
+    #[serde(default)]
+    pub reread: u64,
+}
+
+/// Documents that the repository holds itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Captured {
+    /// The index: which object of the corpus consists of which blobs, and where they are.
+    pub index: Vec<ObjectRef>,
+    /// Packs that hold the blobs; the index counts them from 0.
+    pub packs: Vec<ObjectRef>,
+    /// Objects of the corpus that are captured.
+    pub objects: u64,
+    /// Their bytes, before deduplication and compression.
+    pub bytes: u64,
 }
 
 /// What a snapshot holds.
@@ -143,6 +163,23 @@ pub struct Manifest {
     pub golden_baseline: Option<GoldenBaseline>,
     /// What a restore cannot bring back.
     pub cannot_restore: Vec<String>,
+    /// The snapshot of this pipeline that was the latest when this one began. (Format 2.)
+    #[serde(default)]
+    pub previous: Option<String>,
+    /// Words that the user gave it. (Format 2.)
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// The documents, where the repository holds them. (Format 2.)
+    #[serde(default)]
+    pub captured: Option<Captured>,
+}
+
+impl Manifest {
+    /// Every object that the snapshot needs, the manifest itself apart.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
+        let captured = self.captured.iter().flat_map(|c| c.index.iter().chain(&c.packs));
+        self.inventory.iter().chain([&self.canaries]).chain(&self.skipped).chain(captured)
+    }
 }
 
 /// The manifest as stored: with a digest over its canonical JSON, so that a changed manifest is noticed.
@@ -248,6 +285,10 @@ pub struct SnapshotSummary {
     pub created: jiff::Timestamp,
     /// Pipeline.
     pub pipeline: String,
+    /// Words that the user gave it.
+    pub tags: Vec<String>,
+    /// How documents are kept.
+    pub capture: CaptureMode,
     /// What it holds.
     pub counts: Counts,
     /// Model card name.
@@ -264,6 +305,8 @@ impl From<&Manifest> for SnapshotSummary {
             id: m.id.clone(),
             created: m.created,
             pipeline: m.pipeline.clone(),
+            tags: m.tags.clone(),
+            capture: m.corpus.capture,
             counts: m.counts.clone(),
             model: m.model.name.clone(),
             model_fingerprint: m.model_fingerprint,

@@ -12,7 +12,7 @@ mod verify;
 pub use inventory::{DocumentRow, InventoryReader, InventoryWriter, payload_digest};
 pub use layout::{FORMAT_VERSION, bucket_of};
 pub use manifest::{
-    Buckets, CorpusRecord, Counts, Manifest, ObjectRef, SkippedDocument, SnapshotSummary, TargetRecord,
+    Buckets, Captured, CorpusRecord, Counts, Manifest, ObjectRef, SkippedDocument, SnapshotSummary, TargetRecord,
 };
 pub use store::Repository;
 pub use verify::{DamagedObject, VerifyOptions, VerifyReport, verify};

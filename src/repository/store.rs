@@ -141,6 +141,31 @@ impl Repository {
         Ok(ObjectRef { path: name.to_owned(), bytes: length, digest, rows: None, buckets: None })
     }
 
+    /// Writes an object that is named by the digest of its bytes; one that is there already is kept.
+    pub(crate) async fn put_content(&self, folder: &str, extension: &str, bytes: Bytes) -> Result<ObjectRef> {
+        let name = path::content(folder, &Digest::of(&bytes), extension);
+        match self.put_new(&name, bytes.clone()).await {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+        let object = ObjectRef {
+            path: name.clone(),
+            bytes: bytes.len() as u64,
+            digest: Digest::of(&bytes),
+            rows: None,
+            buckets: None,
+        };
+        match self.get_checked(&object).await {
+            Ok(_) => Ok(object),
+            // What is there is not what its name says.
+            Err(e) if e.kind() == ErrorKind::Damaged => {
+                self.delete(&name).await?;
+                self.put_new(&name, bytes).await
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     /// Writes a new object as JSON.
     pub(crate) async fn put_json<T: Serialize + Sync>(&self, name: &str, value: &T) -> Result<ObjectRef> {
         let text = serde_json::to_vec_pretty(value)

@@ -77,9 +77,7 @@ pub async fn verify(
         match Manifest::read(repository, id).await {
             Ok(manifest) => {
                 let by = format!("snapshot {id}");
-                manifest.inventory.iter().for_each(|o| need(o, &by, false));
-                need(&manifest.canaries, &by, false);
-                manifest.skipped.iter().for_each(|o| need(o, &by, false));
+                manifest.objects().for_each(|o| need(o, &by, false));
             }
             Err(e) if matches!(e.kind(), ErrorKind::Damaged | ErrorKind::Configuration) => {
                 damaged.push(DamagedObject {

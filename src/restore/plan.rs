@@ -118,6 +118,7 @@ impl Prepared {
         let mut settings = manifest.corpus.settings.clone();
         // The corpus may have moved; everything else is read as it was recorded.
         settings.url = workspace.pipeline.corpus.url.clone();
+        settings.store = workspace.pipeline.corpus.store.clone();
         let corpus = workspace.corpus(&settings)?;
         let recorded = manifest.model_fingerprint;
         let engine = workspace.engine(&|context| context.fingerprint().is_ok_and(|f| f == recorded)).await?;

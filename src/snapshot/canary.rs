@@ -57,13 +57,7 @@ impl CanaryPicker {
     }
 
     /// Embeds the chosen chunks and stores them.
-    pub(super) async fn store(
-        self,
-        repository: &Repository,
-        snapshot: &str,
-        engine: Arc<Engine>,
-        rules: &Digest,
-    ) -> Result<ObjectRef> {
+    pub(super) async fn store(self, repository: &Repository, engine: Arc<Engine>, rules: &Digest) -> Result<ObjectRef> {
         let model = engine.context().fingerprint()?;
         let rules = *rules;
         let mut rows: Vec<_> = self.chosen.into_values().collect();
@@ -77,7 +71,7 @@ impl CanaryPicker {
             write_part(&name(), &rows, engine.context().dimension as usize, &model, &rules)
         })
         .await??;
-        let mut object = repository.put_new(&path::canaries(snapshot), bytes).await?;
+        let mut object = repository.put_content(path::CANARIES, "parquet", bytes).await?;
         object.rows = Some(count);
         Ok(object)
     }

@@ -16,7 +16,7 @@ use crate::event::{Event, Stage};
 use crate::ids::{Digest, timed_id};
 use crate::ingest::{ChunkedDocument, IngestTimes, Ingested, ingest};
 use crate::measure::{Seconds, peak_rss_bytes};
-use crate::pipeline::{OnBadDocument, TargetKind};
+use crate::pipeline::{CaptureMode, CorpusSettings, OnBadDocument, StoreSettings, TargetKind};
 use crate::repository::{
     Buckets, CorpusRecord, Counts, DocumentRow, FORMAT_VERSION, InventoryWriter, Manifest, ObjectRef, Repository,
     SkippedDocument, TargetRecord, bucket_bits, bucket_of, path, payload_digest,
@@ -86,13 +86,13 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
     let id = timed_id(created);
     let bits = bucket_bits(intake.counts.chunks, previous.as_ref().map(|m| m.buckets.bits));
     let named = intake.skipped.len();
-    let inventory = intake.inventory(&repository, &id, bits).await?;
+    let inventory = intake.inventory(&repository, bits).await?;
     for SkippedDocument { path, line, reason } in intake.skipped[named..].iter().cloned() {
         events.send(Event::DocumentSkipped { uri: path, line, reason });
     }
     let canaries = std::mem::take(&mut intake.canaries);
-    let canaries = canaries.store(&repository, &id, engine.clone(), &rules_fingerprint).await?;
-    let skipped = intake.store_skipped(&repository, &id).await?;
+    let canaries = canaries.store(&repository, engine.clone(), &rules_fingerprint).await?;
+    let skipped = intake.store_skipped(&repository).await?;
     let (target, golden_baseline) =
         if options.skip_target { (unreached(workspace), None) } else { live(workspace, &engine).await? };
     workspace.cancel.check()?;
@@ -104,10 +104,12 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         pipeline: pipeline.name.clone(),
         corpus: CorpusRecord {
-            settings: pipeline.corpus.clone(),
-            capture: "reference".to_owned(),
+            settings: CorpusSettings { store: StoreSettings::new(), ..pipeline.corpus.clone() },
+            capture: CaptureMode::Reference,
             objects: listing.objects,
             listing: listing.digest(),
+            newest: None,
+            reread: 0,
         },
         rules,
         rules_fingerprint,
@@ -125,6 +127,9 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
             "the documents themselves: this snapshot refers to the corpus, which must keep them".to_owned(),
             "access keys and passwords of the target: they are never recorded".to_owned(),
         ],
+        previous: previous.as_ref().map(|m| m.id.clone()),
+        tags: Vec::new(),
+        captured: None,
     };
     manifest.commit(&repository).await?;
     Ok(SnapshotReport {
@@ -236,6 +241,7 @@ impl Intake {
             chunks: chunked.chunks.len() as u32,
             tokens: chunked.tokens(),
             chunk_digest: chunked.digest,
+            moved_from: Vec::new(),
         };
         self.rows.push(bucket_of(&row.document_id, SPILL_BITS) as usize, &row)?;
         self.counts.documents += 1;
@@ -265,8 +271,8 @@ impl Intake {
     }
 
     /// Writes the inventory bucket by bucket. A document id that occurs twice is a bad document.
-    async fn inventory(&mut self, repository: &Repository, id: &str, bits: u8) -> Result<Vec<ObjectRef>> {
-        let mut writer = InventoryWriter::new(repository, id);
+    async fn inventory(&mut self, repository: &Repository, bits: u8) -> Result<Vec<ObjectRef>> {
+        let mut writer = InventoryWriter::new(repository);
         let mut bucket = (0, Vec::new());
         for partition in 0..1usize << SPILL_BITS {
             let mut rows = self.rows.take(partition)?;
@@ -311,7 +317,7 @@ impl Intake {
         Ok(kept)
     }
 
-    async fn store_skipped(&self, repository: &Repository, id: &str) -> Result<Option<ObjectRef>> {
+    async fn store_skipped(&self, repository: &Repository) -> Result<Option<ObjectRef>> {
         if self.skipped.is_empty() {
             return Ok(None);
         }
@@ -320,7 +326,7 @@ impl Intake {
             text.push_str(&serde_json::to_string(skipped).unwrap_or_default());
             text.push('\n');
         }
-        repository.put_new(&path::skipped(id), text.into_bytes().into()).await.map(Some)
+        repository.put_content(path::SKIPPED, "jsonl", text.into_bytes().into()).await.map(Some)
     }
 }
 
