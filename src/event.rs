@@ -27,6 +27,8 @@ pub enum Stage {
     Validate,
     /// Re-reading stored objects.
     Verify,
+    /// Copying objects to replicas, or from one.
+    Copy,
 }
 
 impl Stage {
@@ -42,6 +44,7 @@ impl Stage {
             Self::Index => "index",
             Self::Validate => "validate",
             Self::Verify => "verify",
+            Self::Copy => "copy",
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod cancel;
 pub mod chunk;
+pub mod copy;
 pub mod corpus;
 pub mod drill;
 pub mod embed;
@@ -18,6 +19,8 @@ pub mod measure;
 pub mod model;
 pub mod pipeline;
 pub mod query;
+pub mod repair;
+mod replica;
 pub mod repository;
 pub mod restore;
 pub mod secret;
@@ -29,6 +32,7 @@ pub mod targets;
 mod testing;
 pub mod validate;
 pub mod vectors;
+pub mod verify;
 mod workspace;
 
 pub use error::{Error, ErrorKind, Result};

@@ -10,10 +10,11 @@ use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::model::{Dtype, ModelCard, ModelContext, ModelStore};
-use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline, StoreSettings};
+use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline, ReplicaSettings, StoreSettings};
 use crate::repository::Repository;
 use crate::secret::SecretRef;
 use crate::targets::Target;
+use crate::targets::memory::MemoryTarget;
 use crate::validate::QueryEmbedder;
 
 /// Looks up a variable of the environment: the library itself reads none.
@@ -36,6 +37,8 @@ pub struct Workspace {
     pub store_options: Vec<(String, String)>,
     /// Looks up an environment variable that a model card names for the key of its service.
     pub variables: Arc<Variables>,
+    /// A replica that is used instead of the pipeline's repository: its name, or a URL.
+    pub replica: Option<String>,
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
@@ -52,19 +55,30 @@ impl Workspace {
             cancel: Cancel::default(),
             store_options: Vec::new(),
             variables: Arc::new(|_| None),
+            replica: None,
             engine: None,
             opened: Arc::default(),
         }
     }
 
-    /// The pipeline's repository.
+    /// The pipeline's repository, or the replica that was chosen instead. Where it cannot be opened, the error says which
+    /// other one could serve.
     pub async fn repository(&self) -> Result<Repository> {
-        let settings = &self.pipeline.repository;
-        Repository::open(&settings.url, &self.base, &self.options(&settings.store)?).await
+        let place = self.chosen()?;
+        match self.open_repository(&place).await {
+            Ok(repository) => Ok(repository),
+            Err(e) => Err(self.suggest_replicas(e).await),
+        }
+    }
+
+    /// Opens the repository that is at a place.
+    pub(crate) async fn open_repository(&self, place: &ReplicaSettings) -> Result<Repository> {
+        Repository::open(&place.url, &self.base, &self.options(&place.store)?).await
     }
 
     /// The pipeline's repository, created when there is none.
     pub(crate) async fn create_repository(&self) -> Result<Repository> {
+        self.refuse_replica()?;
         let settings = &self.pipeline.repository;
         Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?).await
     }
@@ -103,6 +117,12 @@ impl Workspace {
     pub fn with_target(self, target: Arc<dyn Target>) -> Self {
         *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(target);
         self
+    }
+
+    /// The same with a target of its own, in memory, that nothing is written to: the pipeline's is not opened.
+    pub(crate) fn detached(&self) -> Self {
+        let target: Arc<dyn Target> = Arc::new(MemoryTarget::new());
+        Self { opened: Arc::new(std::sync::Mutex::new(Some(target))), ..self.clone() }
     }
 
     /// Opens the pipeline's model, fetching its files when they are not cached. Where the pipeline

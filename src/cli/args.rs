@@ -27,6 +27,9 @@ pub(crate) struct Global {
     /// Set a key of the pipeline, for example corpus.url=docs (repeatable)
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub(crate) sets: Vec<String>,
+    /// Use a replica instead of the primary repository: a name of [[repository.replicas]], or a URL
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) repository: Option<String>,
     /// Print exactly one JSON document on stdout
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -70,6 +73,10 @@ pub(crate) enum Verb {
     Drill(DrillArgs),
     /// Read the repository again and compare every digest
     Verify(VerifyArgs),
+    /// Mend what is damaged: from replicas, from the corpus, from what is there
+    Repair(RepairArgs),
+    /// Bring what replicas of the repository lack to them
+    Copy(CopyArgs),
     /// Show what would be lost now, what is served, and when it was last proven
     Status,
     /// List the snapshots
@@ -164,6 +171,9 @@ pub(crate) struct SnapshotChoice {
     /// `latest`, a snapshot id, or the beginning of one
     #[arg(short, long, default_value = "latest", value_name = "ID")]
     pub(crate) snapshot: String,
+    /// Read from this replica instead of the primary repository
+    #[arg(long, value_name = "NAME", conflicts_with = "repository")]
+    pub(crate) from: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -230,8 +240,68 @@ pub(crate) struct DrillArgs {
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// Only check that objects are there with the right size
+    #[arg(long, conflicts_with = "read_data_subset")]
+    pub(crate) quick: bool,
+    /// Read only a part of the data: a share (5%), an amount (5G), or one of several groups (1/7)
+    #[arg(long, value_name = "PART", value_parser = subset)]
+    pub(crate) read_data_subset: Option<regrow::verify::Subset>,
+    /// Choose that part as an earlier run did
+    #[arg(long, value_name = "N", requires = "read_data_subset")]
+    pub(crate) seed: Option<u64>,
+    /// Only what this snapshot needs: `latest`, an id or the beginning of one
+    #[arg(short, long, value_name = "ID")]
+    pub(crate) snapshot: Option<String>,
+    /// Verify this replica instead of the primary repository
+    #[arg(long, value_name = "NAME", conflicts_with = "repository")]
+    pub(crate) from: Option<String>,
+}
+
+fn subset(text: &str) -> Result<regrow::verify::Subset, String> {
+    text.parse().map_err(|e: regrow::Error| match e.next_step() {
+        Some(next) => format!("{}: {next}", e.message()),
+        None => e.message().to_owned(),
+    })
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RepairArgs {
+    /// Say what would be done and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Take objects from this replica only: a name of the pipeline, or a URL [default: all replicas]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from: Option<String>,
+    /// Look for damage by names and sizes only
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Only what this snapshot needs: `latest`, an id or the beginning of one
+    #[arg(short, long, value_name = "ID")]
+    pub(crate) snapshot: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// Replica to copy to: a name of the pipeline, or a URL; `primary` with --repository (repeatable) [default: all replicas]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to: Vec<String>,
+    /// Only this snapshot: `latest`, an id or the beginning of one (repeatable) [default: all]
+    #[arg(short, long = "snapshot", value_name = "ID")]
+    pub(crate) snapshots: Vec<String>,
+    /// Say what would be copied and stop
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Say how far each replica is behind; exit code 30 if one is
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) check: bool,
+    /// Leave vector sets out: a restore from the replica computes them again
+    #[arg(long)]
+    pub(crate) no_vectors: bool,
+    /// Leave the records of drills out
+    #[arg(long)]
+    pub(crate) no_drills: bool,
+    /// Do not read back what was written
+    #[arg(long)]
+    pub(crate) trust_store: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,15 +2,18 @@
 
 mod args;
 mod bench;
+mod copy;
 mod doctor;
 mod format;
 mod models;
 mod printer;
 mod progress;
 mod quickstart;
+mod repair;
 mod settings;
 mod terminal;
 mod verbs;
+mod verify;
 mod views;
 
 use std::process::ExitCode;
@@ -78,11 +81,13 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
     let settings = Settings::resolve(cli.global, terminal, cancel)?;
     match cli.verb {
         Verb::Init(args) => verbs::init(&settings, printer, &args),
-        Verb::Plan(args) => verbs::plan(&settings, printer, &args.snapshot).await,
+        Verb::Plan(args) => verbs::plan(&settings, printer, &args).await,
         Verb::Snapshot(args) => verbs::snapshot(&settings, printer, &args).await,
         Verb::Restore(args) => verbs::restore(&settings, printer, &args).await,
         Verb::Drill(args) => verbs::drill(&settings, printer, &args).await,
-        Verb::Verify(args) => verbs::verify(&settings, printer, &args).await,
+        Verb::Verify(args) => verify::run(&settings, printer, &args).await,
+        Verb::Repair(args) => repair::run(&settings, printer, &args).await,
+        Verb::Copy(args) => copy::run(&settings, printer, &args).await,
         Verb::Status => verbs::status(&settings, printer).await,
         Verb::List => verbs::list(&settings, printer).await,
         Verb::Show(args) => verbs::show(&settings, printer, &args).await,

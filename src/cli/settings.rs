@@ -10,7 +10,7 @@ use regrow::pipeline::Pipeline;
 use regrow::{Error, ErrorKind, Result, Workspace};
 
 use super::args::Global;
-use super::args::LogFormat;
+use super::args::{LogFormat, SnapshotChoice};
 use super::progress::{Progress, Style};
 use super::terminal::Terminal;
 
@@ -70,6 +70,15 @@ impl Settings {
         self.workspace_of(pipeline, base)
     }
 
+    /// The same, reading from the replica that a snapshot was chosen from.
+    pub(crate) fn workspace_from(&self, choice: &SnapshotChoice) -> Result<Workspace> {
+        let mut workspace = self.workspace()?;
+        if let Some(from) = &choice.from {
+            workspace.replica = Some(from.clone());
+        }
+        Ok(workspace)
+    }
+
     /// A pipeline that was made here.
     pub(crate) fn workspace_of(&self, mut pipeline: Pipeline, base: PathBuf) -> Result<Workspace> {
         let mut variables: Vec<(String, String)> =
@@ -94,6 +103,7 @@ impl Settings {
             self.events.warn(warning);
         }
         let mut workspace = Workspace::new(pipeline, base, self.models());
+        workspace.replica = self.global.repository.clone();
         workspace.events = self.events.clone();
         workspace.cancel = self.cancel.clone();
         workspace.store_options = self.fetch.store_options.clone();

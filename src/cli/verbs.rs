@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use regrow::drill::{DrillOptions, drill as run_drill, history};
 use regrow::pipeline::{Pipeline, TargetKind};
 use regrow::query::{QueryOptions, query as run_query};
-use regrow::repository::{InventoryReader, Manifest, SnapshotSummary, VerifyOptions, verify as run_verify};
+use regrow::repository::{InventoryReader, Manifest, SnapshotSummary};
 use regrow::restore::{Prepared, RestoreOptions, restore as run_restore};
 use regrow::snapshot::{SnapshotOptions, snapshot as run_snapshot};
 use regrow::status::status as run_status;
@@ -15,7 +15,7 @@ use regrow::targets::{Condition, Filter};
 use regrow::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::args::{Cli, DrillArgs, InitArgs, QueryArgs, RestoreArgs, ShowArgs, SnapshotArgs, VerifyArgs};
+use super::args::{Cli, DrillArgs, InitArgs, QueryArgs, RestoreArgs, ShowArgs, SnapshotArgs, SnapshotChoice};
 use super::printer::Printer;
 use super::settings::Settings;
 use super::views;
@@ -57,9 +57,9 @@ fn usable_name(directory: &str) -> String {
     if name.is_empty() { "docs".to_owned() } else { name }
 }
 
-pub(crate) async fn plan(settings: &Settings, printer: &Printer, snapshot: &str) -> Result<u8> {
-    let workspace = settings.workspace()?;
-    let options = RestoreOptions { snapshot: snapshot.to_owned(), ..RestoreOptions::default() };
+pub(crate) async fn plan(settings: &Settings, printer: &Printer, choice: &SnapshotChoice) -> Result<u8> {
+    let workspace = settings.workspace_from(choice)?;
+    let options = RestoreOptions { snapshot: choice.snapshot.clone(), ..RestoreOptions::default() };
     let plan = Prepared::open(&workspace, options).await?.plan().await?;
     settings.end_progress();
     printer.report(&plan, || views::plan(&plan))?;
@@ -76,9 +76,9 @@ pub(crate) async fn snapshot(settings: &Settings, printer: &Printer, args: &Snap
 
 pub(crate) async fn restore(settings: &Settings, printer: &Printer, args: &RestoreArgs) -> Result<u8> {
     if args.dry_run {
-        return plan(settings, printer, &args.choice.snapshot).await;
+        return plan(settings, printer, &args.choice).await;
     }
-    let workspace = settings.workspace()?;
+    let workspace = settings.workspace_from(&args.choice)?;
     let promote = workspace.pipeline.target.promote == regrow::pipeline::PromotePolicy::OnPass;
     let options = RestoreOptions {
         snapshot: args.choice.snapshot.clone(),
@@ -95,7 +95,7 @@ pub(crate) async fn restore(settings: &Settings, printer: &Printer, args: &Resto
 }
 
 pub(crate) async fn drill(settings: &Settings, printer: &Printer, args: &DrillArgs) -> Result<u8> {
-    let workspace = settings.workspace()?;
+    let workspace = settings.workspace_from(&args.choice)?;
     if args.history {
         let drills = history(&workspace.repository().await?).await?;
         let report = json!({ "verb": "drill", "ok": true, "exit_code": 0, "drills": drills });
@@ -112,16 +112,6 @@ pub(crate) async fn drill(settings: &Settings, printer: &Printer, args: &DrillAr
     settings.end_progress();
     printer.report(&report, || views::drill(printer, &report))?;
     Ok(report.restore.exit_code)
-}
-
-pub(crate) async fn verify(settings: &Settings, printer: &Printer, args: &VerifyArgs) -> Result<u8> {
-    let workspace = settings.workspace()?;
-    let repository = workspace.repository().await?;
-    let options = VerifyOptions { quick: args.quick };
-    let report = run_verify(&repository, &options, &workspace.events, &workspace.cancel).await?;
-    settings.end_progress();
-    printer.report(&report, || views::verify(&report))?;
-    Ok(report.exit_code)
 }
 
 pub(crate) async fn status(settings: &Settings, printer: &Printer) -> Result<u8> {

@@ -6,7 +6,7 @@ use regrow::drill::DrillReport;
 use regrow::measure::{Machine, Seconds};
 use regrow::model::ModelCard;
 use regrow::query::QueryReport;
-use regrow::repository::{DocumentRow, Manifest, SnapshotSummary, VerifyReport};
+use regrow::repository::{DocumentRow, Manifest, SnapshotSummary};
 use regrow::restore::{RestorePlan, RestoreReport};
 use regrow::snapshot::SnapshotReport;
 use regrow::status::StatusReport;
@@ -175,25 +175,6 @@ pub(super) fn drills(p: &Printer, records: &[Value]) -> String {
         })
         .collect::<Vec<_>>();
     p.table(&["drill", "snapshot", "result", "chunks", "RTO"], &[3, 4], &rows)
-}
-
-pub(super) fn verify(r: &VerifyReport) -> String {
-    let mut out = format!(
-        "{}: {} snapshots, {} vector sets, {} objects, {}\n",
-        if r.ok { "all is as written" } else { "DAMAGED" },
-        count(r.snapshots),
-        count(r.vector_sets),
-        count(r.objects),
-        bytes(r.bytes)
-    );
-    for damaged in &r.damaged {
-        let _ =
-            writeln!(out, "  {}\n    {}\n    needed by {}", damaged.object, damaged.problem, damaged.hurts.join(", "));
-        if damaged.derivable {
-            out += "    the next restore computes it again\n";
-        }
-    }
-    out
 }
 
 pub(super) fn status(r: &StatusReport) -> String {

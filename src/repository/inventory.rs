@@ -260,7 +260,12 @@ pub struct InventoryReader<'a> {
 impl<'a> InventoryReader<'a> {
     /// The inventory of a snapshot.
     pub fn new(repository: &'a Repository, manifest: &'a Manifest) -> Self {
-        Self { repository, objects: &manifest.inventory, loaded: None }
+        Self::over(repository, &manifest.inventory)
+    }
+
+    /// Some objects of an inventory.
+    pub(crate) fn over(repository: &'a Repository, objects: &'a [ObjectRef]) -> Self {
+        Self { repository, objects, loaded: None }
     }
 
     /// The documents of one bucket; cheapest in ascending order.

@@ -7,14 +7,15 @@ mod inventory;
 mod layout;
 mod manifest;
 mod store;
-mod verify;
+mod transfer;
 
+pub use crate::verify::{DamagedObject, VerifyOptions, VerifyReport, verify};
 pub use inventory::{DocumentRow, InventoryReader, InventoryWriter, payload_digest};
 pub use layout::{FORMAT_VERSION, bucket_of};
 pub use manifest::{
     Buckets, Captured, CorpusRecord, Counts, Manifest, ObjectRef, SkippedDocument, SnapshotSummary, TargetRecord,
 };
 pub use store::Repository;
-pub use verify::{DamagedObject, VerifyOptions, VerifyReport, verify};
 
 pub(crate) use layout::{bucket_bits, path};
+pub(crate) use transfer::identity_of;

@@ -26,7 +26,7 @@ struct RepositoryRecord {
 /// A repository: the object-store prefix that holds snapshots, vector sets and drill records.
 #[derive(Clone)]
 pub struct Repository {
-    store: Arc<dyn ObjectStore>,
+    pub(super) store: Arc<dyn ObjectStore>,
     /// Set for a local directory: its files are synced to the device when they are written.
     local: Option<PathBuf>,
     url: String,
@@ -73,7 +73,7 @@ impl Repository {
         Ok(this)
     }
 
-    fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
+    pub(super) fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
         let configuration = |e: String| {
             Error::new(ErrorKind::Configuration, "this repository URL cannot be used").with("url", url).because(e)
         };

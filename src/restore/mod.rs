@@ -12,12 +12,15 @@ mod collection;
 mod compute;
 mod corpus_check;
 mod load;
+mod parts;
 mod plan;
 mod report;
 mod run;
 mod source;
 
 pub use corpus_check::CorpusDifference;
+pub(crate) use parts::{Computed, compute_parts};
+pub(crate) use plan::parts_of;
 pub use plan::{PartPlan, Prepared, RestorePlan};
 pub use report::{RestoreReport, TargetReport};
 pub use run::{restore, run};

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::RestoreOptions;
+use crate::cancel::Cancel;
 use crate::chunk::Chunker;
 use crate::corpus::Corpus;
 use crate::embed::{Engine, Role};
@@ -211,32 +212,8 @@ impl Prepared {
                 .guidance("check the model's files (`regrow models`) and the number format; another machine may embed as recorded"));
         }
         let manifest = &self.manifest;
-        let bits = manifest.buckets.bits;
-        let mut reader = InventoryReader::new(&self.repository, manifest);
-        let mut parts = Vec::new();
-        for bucket in 0..1u32 << bits {
-            self.workspace.cancel.check()?;
-            let rows = reader.bucket(bucket).await?;
-            if rows.iter().all(|r| r.chunks == 0) {
-                continue;
-            }
-            let inputs = rows.iter().map(|r| PartInput {
-                document_id: &r.document_id,
-                text_digest: &r.text_digest,
-                payload_digest: &r.payload_digest,
-                chunk_digest: &r.chunk_digest,
-            });
-            let key = PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, bits, bucket, inputs);
-            let name = PartName { bits, bucket, key };
-            parts.push(PartPlan {
-                bucket,
-                name,
-                documents: rows.len() as u64,
-                chunks: rows.iter().map(|r| u64::from(r.chunks)).sum(),
-                tokens: rows.iter().map(|r| r.tokens).sum(),
-                stored: self.reuse.contains(&self.object(&name)),
-            });
-        }
+        let mut parts = parts_of(&self.repository, manifest, &self.workspace.cancel).await?;
+        parts.iter_mut().for_each(|part| part.stored = self.reuse.contains(&self.object(&part.name)));
         let pending = || parts.iter().filter(|p| !p.stored);
         let tokens: u64 = pending().map(|p| p.tokens).sum();
         let embed_seconds = if rate > 0.0 { tokens as f64 / rate } else { 0.0 };
@@ -285,6 +262,36 @@ impl Prepared {
             ),
         )
     }
+}
+
+/// The parts that follow from a snapshot's inventory, in bucket order, as if none were stored.
+pub(crate) async fn parts_of(repository: &Repository, manifest: &Manifest, cancel: &Cancel) -> Result<Vec<PartPlan>> {
+    let bits = manifest.buckets.bits;
+    let mut reader = InventoryReader::new(repository, manifest);
+    let mut parts = Vec::new();
+    for bucket in 0..1u32 << bits {
+        cancel.check()?;
+        let rows = reader.bucket(bucket).await?;
+        if rows.iter().all(|r| r.chunks == 0) {
+            continue;
+        }
+        let inputs = rows.iter().map(|r| PartInput {
+            document_id: &r.document_id,
+            text_digest: &r.text_digest,
+            payload_digest: &r.payload_digest,
+            chunk_digest: &r.chunk_digest,
+        });
+        let key = PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, bits, bucket, inputs);
+        parts.push(PartPlan {
+            bucket,
+            name: PartName { bits, bucket, key },
+            documents: rows.len() as u64,
+            chunks: rows.iter().map(|r| u64::from(r.chunks)).sum(),
+            tokens: rows.iter().map(|r| r.tokens).sum(),
+            stored: false,
+        });
+    }
+    Ok(parts)
 }
 
 /// Cosine similarity in 64-bit floats.
