@@ -48,7 +48,8 @@ pub(crate) struct Source {
     pub(crate) repository: Repository,
 }
 
-/// A repaired manifest may show that more is damaged; so often it is looked again.
+/// A manifest or an inventory that is there again shows what else is damaged, or how to mend it; so often it is looked
+/// again.
 const ROUNDS: usize = 3;
 
 /// Finds what is damaged in the pipeline's repository, or the one chosen instead, and mends it.
@@ -77,12 +78,17 @@ pub async fn repair(workspace: &Workspace, options: &RepairOptions) -> Result<Re
             break;
         }
         let mut run = Run::new(workspace, &repository, &sources);
-        let actions = run.all(planned).await?;
+        let mut actions = run.all(planned).await?;
         touched.extend(run.rewritten);
         report.bytes_copied += run.bytes_copied;
         report.chunks_embedded += run.chunks_embedded;
+        let shows_more = |a: &RepairAction| matches!(a.kind, ObjectKind::Manifest | ObjectKind::Inventory);
+        let more = actions.iter().any(|a| shows_more(a) && a.outcome == Outcome::Done);
+        if more {
+            // What follows from an inventory that is there again is tried again.
+            actions.retain(|a| a.outcome == Outcome::Done || !a.kind.derivable());
+        }
         given_up.extend(actions.iter().filter(|a| a.outcome != Outcome::Done).map(|a| a.object.clone()));
-        let more = actions.iter().any(|a| a.kind == ObjectKind::Manifest && a.outcome == Outcome::Done);
         report.actions.extend(actions);
         if !more {
             break;

@@ -30,6 +30,8 @@ pub(super) struct Planned {
     pub(super) right: BTreeMap<String, ObjectRef>,
     /// Snapshots that damaged parts and records follow from.
     pub(super) origins: Vec<Origin>,
+    /// A manifest or an inventory could not be read, so there may be more of them.
+    pub(super) blind: bool,
 }
 
 impl Planned {
@@ -57,9 +59,9 @@ pub(super) async fn plan(
     sources: &[Source],
     damaged: Vec<DamagedObject>,
 ) -> Result<Planned> {
-    let mut planned =
-        Planned { actions: Vec::new(), recorded: BTreeMap::new(), right: BTreeMap::new(), origins: Vec::new() };
-    planned.origins = origins(workspace, repository, &damaged).await?;
+    let (origins, blind) = origins(workspace, repository, &damaged).await?;
+    let (recorded, right) = (BTreeMap::new(), BTreeMap::new());
+    let mut planned = Planned { actions: Vec::new(), recorded, right, origins, blind };
     for damaged in damaged {
         workspace.cancel.check()?;
         if let Some(recorded) = &damaged.recorded {
@@ -104,6 +106,8 @@ async fn choose(
             let origin = part_name(&path).and_then(|name| planned.origin_of(&name).map(|_| ()));
             Ok(match origin {
                 Some(()) => RepairAction::new(damaged, How::Compute, None),
+                // Once what is damaged besides is mended, it may follow from that.
+                None if planned.blind => RepairAction::new(damaged, How::Compute, None),
                 None => RepairAction::new(damaged, How::Nothing, None).failed(
                     "no snapshot needs it any more, so nothing is lost: `regrow prune` removes it with its vector set"
                         .to_owned(),
@@ -112,7 +116,7 @@ async fn choose(
         }
         ObjectKind::VectorSet => {
             let id = record_id(&path);
-            if planned.origins.iter().any(|origin| origin.set == id) {
+            if planned.blind || planned.origins.iter().any(|origin| origin.set == id) {
                 return Ok(RepairAction::new(damaged, How::Rebuild, None));
             }
             match holder(sources, planned, &path).await {
@@ -156,13 +160,18 @@ pub(super) async fn has(source: &Source, recorded: Option<&ObjectRef>, path: &st
 
 /// Snapshots that the damaged parts and vector sets follow from, newest first, until all have one. Only those of this
 /// pipeline: the corpus of another one is not known here.
-async fn origins(workspace: &Workspace, repository: &Repository, damaged: &[DamagedObject]) -> Result<Vec<Origin>> {
+async fn origins(
+    workspace: &Workspace,
+    repository: &Repository,
+    damaged: &[DamagedObject],
+) -> Result<(Vec<Origin>, bool)> {
     let of = |kind| damaged.iter().filter(move |d| d.kind == kind && d.what != Problem::Unreadable);
     let mut parts: BTreeSet<PartName> = of(ObjectKind::Part).filter_map(|d| part_name(&d.object)).collect();
     let mut sets: BTreeSet<String> = of(ObjectKind::VectorSet).map(|d| record_id(&d.object).to_owned()).collect();
     let mut origins = Vec::new();
+    let mut blind = false;
     if parts.is_empty() && sets.is_empty() {
-        return Ok(origins);
+        return Ok((origins, blind));
     }
     let ids = committed(&repository.sizes().await?);
     for id in ids.iter().rev() {
@@ -170,14 +179,20 @@ async fn origins(workspace: &Workspace, repository: &Repository, damaged: &[Dama
             break;
         }
         // What cannot be read is damaged itself, and named.
-        let Ok(manifest) = read_manifest(repository, id).await else { continue };
+        let Ok(manifest) = read_manifest(repository, id).await else {
+            blind = true;
+            continue;
+        };
         if manifest.pipeline != workspace.pipeline.name {
             continue;
         }
         let plans = match parts_of(repository, &manifest, &workspace.cancel).await {
             Ok(plans) => plans,
             Err(e) if e.kind() == crate::ErrorKind::Cancelled => return Err(e),
-            Err(_) => continue,
+            Err(_) => {
+                blind = true;
+                continue;
+            }
         };
         let set = VectorSetRecord::id(
             &manifest.model_fingerprint,
@@ -191,7 +206,9 @@ async fn origins(workspace: &Workspace, repository: &Repository, damaged: &[Dama
             origins.push(Origin { manifest, parts: plans, set });
         }
     }
-    Ok(origins)
+    // Where all were found, what could not be read does not matter.
+    blind &= !(parts.is_empty() && sets.is_empty());
+    Ok((origins, blind))
 }
 
 /// What it costs that an object cannot be mended, and what to do.

@@ -15,6 +15,9 @@ use crate::vectors::{PartName, PartRef, VectorSetRecord};
 use crate::verify::{ObjectKind, describe, is_recorded, read_manifest, read_record, sets};
 use crate::workspace::Workspace;
 
+/// Why a part or a vector set cannot be derived while more than itself is damaged.
+const UNKNOWN: &str = "which snapshot it follows from is not known, because a manifest or an inventory is damaged, too";
+
 /// A repair that is under way.
 pub(super) struct Run<'a> {
     workspace: &'a Workspace,
@@ -75,7 +78,7 @@ impl<'a> Run<'a> {
             let origin = planned.origins.iter().find(|origin| origin.set == record_id(&action.object));
             let written = match origin {
                 Some(origin) => self.rebuild(origin).await,
-                None => Err(Error::new(ErrorKind::NotFound, "no snapshot has these parts")),
+                None => Err(Error::new(ErrorKind::NotFound, UNKNOWN)),
             };
             done.push(match written {
                 Ok(()) => action.done(),
@@ -124,9 +127,15 @@ impl<'a> Run<'a> {
         rebuild: &[RepairAction],
     ) -> Result<Vec<RepairAction>> {
         let mut wanted: BTreeMap<String, BTreeSet<PartName>> = BTreeMap::new();
+        let mut why: BTreeMap<PartName, String> = BTreeMap::new();
         for name in actions.iter().filter_map(|action| part_name(&action.object)) {
-            if let Some(origin) = planned.origin_of(&name) {
-                wanted.entry(origin.manifest.id.clone()).or_default().insert(name);
+            match planned.origin_of(&name) {
+                Some(origin) => {
+                    wanted.entry(origin.manifest.id.clone()).or_default().insert(name);
+                }
+                None => {
+                    why.insert(name, UNKNOWN.to_owned());
+                }
             }
         }
         for action in rebuild {
@@ -137,7 +146,6 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        let mut why: BTreeMap<PartName, String> = BTreeMap::new();
         for (snapshot, names) in wanted {
             match compute_parts(self.workspace, &snapshot, &names).await {
                 Ok(Computed { parts, differences, chunks_embedded, .. }) => {

@@ -17,6 +17,24 @@ use crate::ids::Digest;
 /// What a local file is read in.
 const BUFFER: usize = 1 << 20;
 
+/// The folders of a repository.
+const FOLDERS: [&str; 14] = [
+    path::SNAPSHOTS,
+    path::INVENTORIES,
+    path::CANARIES,
+    path::SKIPPED,
+    path::CAPTURED,
+    path::DOCUMENTS,
+    path::VECTORS,
+    path::VECTOR_SETS,
+    path::DRILLS,
+    path::RESTORES,
+    "keys",
+    "locks",
+    "prunes",
+    "doctor",
+];
+
 impl Repository {
     /// A place where a repository may be or come to be: nothing is read. With `create`, a local directory is made.
     pub(crate) fn bare(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
@@ -32,10 +50,22 @@ impl Repository {
         identity_of(&bytes).map(Some).map_err(|e| e.with("repository", self.url()))
     }
 
-    /// Path → size in bytes of every object: one entry per object, by one listing.
+    /// Path → size in bytes of every object: one entry per object, by one listing of each folder. Folders that are not
+    /// a repository's are not looked into; such a one is an entry that ends in `/`.
     pub(crate) async fn sizes(&self) -> Result<BTreeMap<String, u64>> {
-        let mut sizes = BTreeMap::new();
-        let mut listed = self.list("");
+        let root = self.store.list_with_delimiter(None).await;
+        let root = root.map_err(|e| Error::from(e).with("repository", self.url()))?;
+        let mut sizes: BTreeMap<String, u64> =
+            root.objects.into_iter().map(|meta| (meta.location.to_string(), meta.size)).collect();
+        let mut folders = Vec::new();
+        for folder in root.common_prefixes {
+            match FOLDERS.iter().find(|known| **known == folder.as_ref()) {
+                Some(known) => folders.push(*known),
+                None => drop(sizes.insert(format!("{folder}/"), 0)),
+            }
+        }
+        let mut listed =
+            futures::stream::iter(folders).map(|folder| self.list(folder)).flatten_unordered(FOLDERS.len());
         while let Some((name, size, _)) = listed.try_next().await? {
             sizes.insert(name, size);
         }

@@ -2,6 +2,7 @@
 
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use super::captured::{Uses, uses};
 use super::kind::ObjectKind;
 use super::needs::{Need, describe};
 use super::report::Problem;
@@ -18,6 +19,8 @@ pub(super) struct Checked {
     pub(super) wrong: Option<(Problem, String, Vec<usize>)>,
     /// What an inventory object holds.
     pub(super) counts: Option<Counts>,
+    /// What an object of an index of captured documents uses.
+    pub(super) uses: Option<Uses>,
     pub(super) bytes_read: u64,
 }
 
@@ -31,7 +34,7 @@ pub(super) async fn check(
     read: bool,
     events: &Events,
 ) -> Result<Checked> {
-    let mut checked = Checked { path, need, wrong: None, counts: None, bytes_read: 0 };
+    let mut checked = Checked { path, need, wrong: None, counts: None, uses: None, bytes_read: 0 };
     let all: Vec<usize> = (0..checked.need.wants.len()).collect();
     match found(repository, &mut checked, listed, read, events).await {
         Ok(()) => {}
@@ -128,6 +131,10 @@ async fn structure(repository: &Repository, checked: &mut Checked, size: u64) ->
         return Err(Error::new(ErrorKind::Damaged, "it has another number of rows")
             .with("recorded", recorded)
             .with("found", rows));
+    }
+    if checked.need.kind == ObjectKind::Captured {
+        let bytes = repository.get_checked(&object).await?;
+        checked.uses = Some(tokio::task::spawn_blocking(move || uses(bytes)).await??);
     }
     if checked.need.kind == ObjectKind::Part {
         let pairs = metadata.file_metadata().key_value_metadata();

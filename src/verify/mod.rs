@@ -8,6 +8,7 @@
 //!
 //! Whatever is wrong with an object is a finding, also that the store does not give it.
 
+mod captured;
 mod check;
 mod kind;
 mod needs;
@@ -16,7 +17,7 @@ mod subset;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -29,8 +30,9 @@ pub use subset::Subset;
 pub(crate) use check::is_recorded;
 pub(crate) use needs::{committed, describe, read_manifest, read_record, sets, vector_set_of};
 
+use self::captured::Uses;
 use self::check::{Checked, check, compare};
-use self::needs::Needs;
+use self::needs::{Counted, Needs};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, Stage};
@@ -81,8 +83,9 @@ pub(crate) async fn examine(
     let mut needs = Needs::gather(repository, &sizes, options.snapshot.as_deref(), cancel).await?;
     let whole = only.is_none() && options.snapshot.is_none();
     let records_read = needs.damaged.is_empty();
-    if !options.quick && whole {
-        small_records(repository, &sizes, &mut needs, cancel).await?;
+    if !options.quick && options.snapshot.is_none() {
+        let names = sizes.keys().filter(|name| only.is_none_or(|only| only.contains(*name)));
+        small_records(repository, names, &mut needs, cancel).await?;
     }
     let (mut orphans, mut foreign) = (Orphans::default(), Orphans::default());
     if whole {
@@ -101,9 +104,11 @@ pub(crate) async fn examine(
     let objects = needs.objects.len() as u64;
     let bytes = needs.objects.values().map(|need| need.bytes()).sum();
     let (chosen, seed) = choose(options, &needs);
-    let total = needs.objects.iter().filter(|(name, _)| chosen.reads(name)).map(|(_, need)| need.bytes()).sum();
+    let total: u64 = needs.objects.iter().filter(|(name, _)| chosen.reads(name)).map(|(_, need)| need.bytes()).sum();
     let reading = Instant::now();
-    events.start(Stage::Verify, Some(total), "bytes");
+    if total > 0 {
+        events.start(Stage::Verify, Some(total), "bytes");
+    }
     let mut found = Found::default();
     let mut running: JoinSet<Result<Checked>> = JoinSet::new();
     let mut waiting = std::mem::take(&mut needs.objects).into_iter();
@@ -120,27 +125,18 @@ pub(crate) async fn examine(
         found.take(checked??, &mut needs)?;
     }
     for snapshot in &needs.counted {
-        // Only where every inventory object was read.
-        let parts: Option<Vec<&Counts>> = snapshot.inventory.iter().map(|o| found.counts.get(&o.path)).collect();
-        let Some(parts) = parts else { continue };
-        if only.is_some_and(|only| !only.contains(&path::manifest(&snapshot.id))) {
+        let manifest = path::manifest(&snapshot.id);
+        if only.is_some_and(|only| !only.contains(&manifest)) {
             continue;
         }
-        let ordered = snapshot.inventory.windows(2).all(|pair| match (pair[0].buckets, pair[1].buckets) {
-            (Some((_, last)), Some((first, _))) => last < first,
-            _ => false,
-        });
-        let problem = if ordered {
-            compare(&snapshot.counts, &sum(&parts))
-        } else {
-            Some("its inventory is not in the order of the buckets".to_owned())
-        };
-        if let Some(problem) = problem {
+        for problem in found.compare(snapshot) {
             let hurts = vec![format!("snapshot {}", snapshot.id)];
-            needs.damaged.push(DamagedObject::new(path::manifest(&snapshot.id), Problem::Structure, problem, hurts));
+            needs.damaged.push(DamagedObject::new(manifest.clone(), Problem::Structure, problem, hurts));
         }
     }
-    events.finish(Stage::Verify, reading.elapsed().as_secs_f64());
+    if total > 0 {
+        events.finish(Stage::Verify, reading.elapsed().as_secs_f64());
+    }
     let mut damaged = needs.damaged;
     damaged.sort_by(|a, b| a.object.cmp(&b.object));
     let ok = damaged.is_empty();
@@ -230,18 +226,43 @@ fn choose(options: &VerifyOptions, needs: &Needs) -> (Chosen, Option<u64>) {
 #[derive(Default)]
 struct Found {
     counts: HashMap<String, Counts>,
+    uses: HashMap<String, Uses>,
     objects_read: u64,
     bytes_read: u64,
     unreadable: u32,
 }
 
 impl Found {
+    /// What is wrong between a snapshot's manifest and the sums over its objects. Only where all of them were read.
+    fn compare(&self, snapshot: &Counted) -> Vec<String> {
+        let mut problems = Vec::new();
+        let counts: Option<Vec<&Counts>> = snapshot.inventory.iter().map(|o| self.counts.get(&o.path)).collect();
+        if let Some(counts) = counts {
+            let ordered = snapshot.inventory.windows(2).all(|pair| match (pair[0].buckets, pair[1].buckets) {
+                (Some((_, last)), Some((first, _))) => last < first,
+                _ => false,
+            });
+            if !ordered {
+                problems.push("its inventory is not in the order of the buckets".to_owned());
+            }
+            problems.extend(compare(&snapshot.counts, &sum(&counts)));
+        }
+        if let Some(captured) = &snapshot.captured {
+            let uses: Option<Vec<&Uses>> = captured.index.iter().map(|o| self.uses.get(&o.path)).collect();
+            problems.extend(uses.and_then(|uses| captured::compare(captured, &uses)));
+        }
+        problems
+    }
+
     fn take(&mut self, checked: Checked, needs: &mut Needs) -> Result<()> {
-        let Checked { path, need, wrong, counts, bytes_read } = checked;
+        let Checked { path, need, wrong, counts, uses, bytes_read } = checked;
         self.bytes_read += bytes_read;
         self.objects_read += u64::from(bytes_read > 0);
         if let Some(counts) = counts {
             self.counts.insert(path.clone(), counts);
+        }
+        if let Some(uses) = uses {
+            self.uses.insert(path.clone(), uses);
         }
         let Some((what, problem, wants)) = wrong else {
             self.unreadable = 0;
@@ -287,11 +308,11 @@ fn is_orphan(kind: ObjectKind, name: &str, needs: &Needs) -> bool {
 /// Records that nothing refers to: the repository's own, and those of drills. They must be readable.
 async fn small_records(
     repository: &Repository,
-    sizes: &BTreeMap<String, u64>,
+    names: impl Iterator<Item = &String>,
     needs: &mut Needs,
     cancel: &Cancel,
 ) -> Result<()> {
-    for name in sizes.keys() {
+    for name in names {
         let (hurts, own) = match ObjectKind::of(name) {
             ObjectKind::Repository => ("the whole repository", true),
             ObjectKind::Drill => ("the history of drills", false),

@@ -9,7 +9,7 @@ use super::report::{DamagedObject, Problem};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::repository::{Counts, Manifest, ObjectRef, Repository, path};
+use crate::repository::{Captured, Counts, Manifest, ObjectRef, Repository, path};
 use crate::restore::parts_of;
 use crate::vectors::VectorSetRecord;
 
@@ -38,12 +38,13 @@ pub(super) struct Want {
     pub(super) users: Vec<u32>,
 }
 
-/// The inventory of a snapshot, to be compared with its counts.
+/// What is recorded over the objects of a snapshot, to be compared with their sums.
 #[derive(Debug)]
 pub(super) struct Counted {
     pub(super) id: String,
     pub(super) counts: Counts,
     pub(super) inventory: Vec<ObjectRef>,
+    pub(super) captured: Option<Captured>,
 }
 
 /// Everything that is needed: one entry per object.
@@ -94,8 +95,8 @@ impl Needs {
                     for object in manifest.objects() {
                         needs.need(object, user, manifest.buckets.bits);
                     }
-                    let Manifest { counts, inventory, .. } = manifest;
-                    needs.counted.push(Counted { id, counts, inventory });
+                    let Manifest { counts, inventory, captured, .. } = manifest;
+                    needs.counted.push(Counted { id, counts, inventory, captured });
                 }
                 Err(e) => needs.record(path::manifest(&id), user, &e)?,
             }

@@ -8,6 +8,7 @@ mod full_disk;
 mod interrupt;
 mod pipelines;
 mod records;
+mod replicas;
 mod reports;
 mod resume;
 mod service;
