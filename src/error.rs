@@ -66,7 +66,7 @@ impl ErrorKind {
             Self::NotFound => "`regrow list` shows the snapshots, `regrow status` the collections",
             Self::AlreadyExists => "choose another name, or remove what is there first",
             Self::Damaged => {
-                "`regrow verify` names everything that is damaged; a damaged part is computed again by the next restore, for the rest take a new snapshot"
+                "`regrow verify` names everything that is damaged, `regrow repair` mends it from a replica or from the corpus; for what it cannot mend take a new snapshot"
             }
             Self::Denied => {
                 "check the credentials and what they may do in this store; `regrow doctor` tries each operation"

@@ -91,6 +91,10 @@ async fn choose(
         let why = "the store did not give it, so nothing is known about it: see to the access, then run this again";
         return Ok(RepairAction::new(damaged, How::Nothing, None).failed(why.to_owned()));
     }
+    if damaged.what == Problem::Newer {
+        let why = "it may be in order: use a regrow at least as new as the one that wrote it";
+        return Ok(RepairAction::new(damaged, How::Nothing, None).failed(why.to_owned()));
+    }
     let path = damaged.object.clone();
     match damaged.kind {
         ObjectKind::Part => {

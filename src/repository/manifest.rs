@@ -209,7 +209,14 @@ impl Manifest {
                 .with("repository", repository.url())
                 .guidance("`regrow list` shows the snapshots")
         })?;
-        Self::parse(&bytes).map_err(|e| e.with("object", name).with("repository", repository.url()))
+        let manifest = Self::parse(&bytes).map_err(|e| e.with("object", &name).with("repository", repository.url()))?;
+        if manifest.id != id {
+            return Err(Error::new(ErrorKind::Damaged, "the manifest is another snapshot's")
+                .with("object", name)
+                .with("repository", repository.url())
+                .with("found", manifest.id));
+        }
+        Ok(manifest)
     }
 
     /// Parses the bytes of `manifest.json`.

@@ -165,14 +165,9 @@ pub(crate) fn sets(sizes: &BTreeMap<String, u64>) -> Vec<String> {
     sizes.keys().filter_map(id).filter(|id| !id.contains('/')).collect()
 }
 
-/// Reads a manifest, which must be the one of its folder.
+/// Reads a manifest, which must name objects by their own digests.
 pub(crate) async fn read_manifest(repository: &Repository, id: &str) -> Result<Manifest> {
     let manifest = Manifest::read(repository, id).await?;
-    if manifest.id != id {
-        return Err(Error::new(ErrorKind::Damaged, "the manifest is another snapshot's")
-            .with("object", path::manifest(id))
-            .with("found", manifest.id));
-    }
     for object in manifest.objects() {
         let stem = object.path.rsplit('/').next().and_then(|file| file.split('.').next()).unwrap_or_default();
         let named =

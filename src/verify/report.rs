@@ -18,6 +18,8 @@ pub enum Problem {
     Content,
     /// Its bytes are what was written, and do not fit to what refers to it.
     Structure,
+    /// A newer regrow wrote it.
+    Newer,
     /// The store did not give it: no permission, no answer. It may be in order.
     Unreadable,
 }
@@ -27,7 +29,8 @@ impl Problem {
     pub(crate) fn of(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::NotFound => Self::Missing,
-            ErrorKind::Damaged | ErrorKind::Configuration => Self::Content,
+            ErrorKind::Damaged => Self::Content,
+            ErrorKind::Configuration => Self::Newer,
             _ => Self::Unreadable,
         }
     }
