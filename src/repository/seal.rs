@@ -245,6 +245,11 @@ impl Repository {
         }
     }
 
+    /// Folder of the parts of one model under one set of chunking rules.
+    pub(crate) fn parts_folder(&self, root: &str, model: &Digest, rules: &Digest) -> String {
+        path::parts(root, &self.name(model), &self.name(rules))
+    }
+
     /// How a Parquet object at `place` is encrypted: its path, or the folder of what is named by its own digest.
     pub(crate) fn file_seal(&self, place: &str) -> Result<FileSeal> {
         Ok(match self.protection.keys().map_err(|e| e.with("object", place))? {
