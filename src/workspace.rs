@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::model::{Dtype, ModelCard, ModelContext, ModelStore};
 use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline, StoreSettings};
-use crate::repository::Repository;
-use crate::secret::SecretRef;
+use crate::repository::{Repository, Unlock};
+use crate::secret::{Secret, SecretRef};
 use crate::targets::Target;
 use crate::validate::QueryEmbedder;
 
@@ -39,6 +39,7 @@ pub struct Workspace {
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
+    unlock: Arc<tokio::sync::OnceCell<Unlock>>,
 }
 
 impl Workspace {
@@ -54,19 +55,46 @@ impl Workspace {
             variables: Arc::new(|_| None),
             engine: None,
             opened: Arc::default(),
+            unlock: Arc::default(),
         }
     }
 
     /// The pipeline's repository.
     pub async fn repository(&self) -> Result<Repository> {
         let settings = &self.pipeline.repository;
-        Repository::open(&settings.url, &self.base, &self.options(&settings.store)?).await
+        let unlock = self.unlock().await?;
+        Repository::open(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await
     }
 
     /// The pipeline's repository, created when there is none.
     pub(crate) async fn create_repository(&self) -> Result<Repository> {
         let settings = &self.pipeline.repository;
-        Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?).await
+        let unlock = self.unlock().await?;
+        Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await
+    }
+
+    /// The pipeline's repository without its keys: enough for names and stored bytes.
+    pub async fn locked_repository(&self) -> Result<Repository> {
+        let settings = &self.pipeline.repository;
+        Repository::open_locked(&settings.url, &self.base, &self.options(&settings.store)?).await
+    }
+
+    /// What opens the pipeline's repository. A key command runs once, however often the repository is opened.
+    pub async fn unlock(&self) -> Result<Unlock> {
+        let settings = self.pipeline.repository.encryption.clone();
+        let resolve = async {
+            let passphrase = self.secret(settings.passphrase).await?;
+            let key = self.secret(settings.key).await?;
+            Ok(Unlock::new(passphrase, key))
+        };
+        self.unlock.get_or_try_init(|| resolve).await.cloned()
+    }
+
+    /// A secret that is given by reference.
+    pub(crate) async fn secret(&self, reference: Option<SecretRef>) -> Result<Option<Secret>> {
+        let Some(reference) = reference else { return Ok(None) };
+        let (variables, base) = (self.variables.clone(), self.base.clone());
+        tokio::task::spawn_blocking(move || reference.resolve(&*variables, &base).map(Some)).await?
     }
 
     /// The corpus that the settings describe.

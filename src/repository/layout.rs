@@ -25,6 +25,13 @@ pub(crate) mod path {
     #[expect(dead_code, reason = "used by capture")]
     pub(crate) const DOCUMENTS: &str = "documents";
 
+    /// Key slots of an encrypted repository.
+    pub(crate) const KEYS: &str = "keys";
+
+    pub(crate) fn key_slot(id: &str) -> String {
+        format!("{KEYS}/{id}.json")
+    }
+
     pub(crate) fn manifest(id: &str) -> String {
         format!("{SNAPSHOTS}/{id}/manifest.json")
     }

@@ -3,18 +3,28 @@
 //! Write order is data, then index, then commit record, always with `PutMode::Create`: a reader never
 //! sees half a snapshot, and nothing that was committed is ever overwritten.
 
+mod frame;
 mod inventory;
+mod keys;
 mod layout;
 mod manifest;
+mod seal;
+mod slots;
 mod store;
 mod verify;
 
 pub use inventory::{DocumentRow, InventoryReader, InventoryWriter, payload_digest};
+pub use keys::{KeyId, PassphraseCost, Unlock};
 pub use layout::{FORMAT_VERSION, bucket_of};
 pub use manifest::{
     Buckets, Captured, CorpusRecord, Counts, Manifest, ObjectRef, SkippedDocument, SnapshotSummary, TargetRecord,
 };
+pub use seal::FileSeal;
+pub use slots::SlotKind;
 pub use store::Repository;
 pub use verify::{DamagedObject, VerifyOptions, VerifyReport, verify};
 
+#[allow(unused_imports, reason = "packs seal their blobs")]
+pub(crate) use frame::Padding;
 pub(crate) use layout::{bucket_bits, path};
+pub(crate) use seal::guarded;

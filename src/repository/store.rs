@@ -9,18 +9,29 @@ use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path as ObjectPath, prefix::PrefixStore};
 use serde::{Deserialize, Serialize};
 
+use super::keys::Unlock;
 use super::layout::{FORMAT_VERSION, path};
 use super::manifest::ObjectRef;
+use super::seal::Protection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 
 /// `repository.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RepositoryRecord {
+pub(super) struct RepositoryRecord {
     format: u32,
-    id: uuid::Uuid,
+    pub(super) id: uuid::Uuid,
     created: jiff::Timestamp,
+    /// It was made with a key: everything but this record and the key slots is encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) encrypted: bool,
+}
+
+impl RepositoryRecord {
+    pub(super) fn new(encrypted: bool) -> Self {
+        Self { format: FORMAT_VERSION, id: uuid::Uuid::new_v4(), created: jiff::Timestamp::now(), encrypted }
+    }
 }
 
 /// A repository: the object-store prefix that holds snapshots, vector sets and drill records.
@@ -30,6 +41,7 @@ pub struct Repository {
     /// Set for a local directory: its files are synced to the device when they are written.
     local: Option<PathBuf>,
     url: String,
+    pub(super) protection: Protection,
 }
 
 impl std::fmt::Debug for Repository {
@@ -40,37 +52,21 @@ impl std::fmt::Debug for Repository {
 
 impl Repository {
     /// Opens an existing repository. `url` is a directory (relative to `base`) or an object-store URL.
-    /// `options` are the store's settings and credentials, keys as `object_store` names them.
-    pub async fn open(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
-        let this = Self::connect(url, base, options, false)?;
-        match this.get_optional(path::REPOSITORY).await? {
-            Some(bytes) => this.check_format(&bytes)?,
-            None => {
-                return Err(Error::new(ErrorKind::NotFound, "there is no repository here")
-                    .with("repository", &this.url)
-                    .guidance("`regrow snapshot` creates it; check `repository.url` in the pipeline"));
-            }
-        }
-        Ok(this)
+    /// `options` are the store's settings and credentials, keys as `object_store` names them; `unlock` is what
+    /// opens it when it is encrypted.
+    pub async fn open(url: &str, base: &Path, options: &[(String, String)], unlock: &Unlock) -> Result<Self> {
+        Self::connect(url, base, options, false)?.unlock(unlock).await
     }
 
-    /// Opens a repository, creating it when there is none.
-    pub async fn open_or_create(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
-        let this = Self::connect(url, base, options, true)?;
-        if let Some(bytes) = this.get_optional(path::REPOSITORY).await? {
-            this.check_format(&bytes)?;
-            return Ok(this);
-        }
-        let record =
-            RepositoryRecord { format: FORMAT_VERSION, id: uuid::Uuid::new_v4(), created: jiff::Timestamp::now() };
-        match this.put_json(path::REPOSITORY, &record).await {
-            // Somebody else made it in the meantime.
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            other => {
-                other?;
-            }
-        }
-        Ok(this)
+    /// Opens a repository, creating it when there is none: encrypted when there is anything to unlock it with.
+    pub async fn open_or_create(url: &str, base: &Path, options: &[(String, String)], unlock: &Unlock) -> Result<Self> {
+        Self::connect(url, base, options, true)?.create(unlock).await
+    }
+
+    /// Opens a repository as it is stored, without any key: of an encrypted one only names and stored bytes can be
+    /// had, which is enough to copy it and to compare digests.
+    pub async fn open_locked(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
+        Self::connect(url, base, options, false)?.locked().await
     }
 
     fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
@@ -81,7 +77,12 @@ impl Repository {
             let parsed = url::Url::parse(url).map_err(|e| configuration(e.to_string()))?;
             let (store, prefix) = object_store::parse_url_opts(&parsed, options.iter().cloned())
                 .map_err(|e| configuration(e.to_string()))?;
-            return Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), local: None, url: url.to_owned() });
+            return Ok(Self {
+                store: Arc::new(PrefixStore::new(store, prefix)),
+                local: None,
+                url: url.to_owned(),
+                protection: Protection::None,
+            });
         }
         let directory = match url.strip_prefix("file://") {
             Some(_) => url::Url::parse(url)
@@ -99,16 +100,23 @@ impl Repository {
                 .guidance("`regrow snapshot` creates it; check `repository.url` in the pipeline"));
         }
         let store = LocalFileSystem::new_with_prefix(&directory)?;
-        Ok(Self { store: Arc::new(store), url: directory.display().to_string(), local: Some(directory) })
+        Ok(Self {
+            store: Arc::new(store),
+            url: directory.display().to_string(),
+            local: Some(directory),
+            protection: Protection::None,
+        })
     }
 
     /// A repository over a store that is there already: for tests and embedding programs.
     pub fn over(store: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { store, local: None, url: url.to_owned() }
+        Self { store, local: None, url: url.to_owned(), protection: Protection::None }
     }
 
-    fn check_format(&self, bytes: &[u8]) -> Result<()> {
-        let record: RepositoryRecord = serde_json::from_slice(bytes).map_err(|e| {
+    /// `repository.json`, when there is one.
+    pub(super) async fn record(&self) -> Result<Option<RepositoryRecord>> {
+        let Some(bytes) = self.get_optional(path::REPOSITORY).await? else { return Ok(None) };
+        let record: RepositoryRecord = serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(ErrorKind::Damaged, "the repository record is unreadable")
                 .with("object", path::REPOSITORY)
                 .with("repository", &self.url)
@@ -120,7 +128,13 @@ impl Repository {
                 .with("readable", FORMAT_VERSION)
                 .guidance("use a regrow at least as new as the one that wrote it"));
         }
-        Ok(())
+        Ok(Some(record))
+    }
+
+    pub(super) async fn put_record(&self, record: &RepositoryRecord) -> Result<()> {
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot write JSON").because(e))?;
+        self.put_new(path::REPOSITORY, text.into()).await.map(drop)
     }
 
     /// Where it is, for people.
@@ -164,13 +178,6 @@ impl Repository {
             }
             Err(e) => Err(e),
         }
-    }
-
-    /// Writes a new object as JSON.
-    pub(crate) async fn put_json<T: Serialize + Sync>(&self, name: &str, value: &T) -> Result<ObjectRef> {
-        let text = serde_json::to_vec_pretty(value)
-            .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot write JSON").with("object", name).because(e))?;
-        self.put_new(name, text.into()).await
     }
 
     /// Makes a written object and its name survive a power failure, where the store leaves that to us.

@@ -11,7 +11,7 @@ use crate::corpus::Corpus;
 use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, fingerprint};
-use crate::repository::{Counts, InventoryReader, Manifest, Repository, path};
+use crate::repository::{Counts, InventoryReader, Manifest, Repository};
 use crate::snapshot::read_canaries;
 use crate::targets::Target;
 use crate::validate::{Check, Outcome};
@@ -146,8 +146,8 @@ impl Prepared {
 
     /// The object of a part.
     pub(super) fn object(&self, name: &PartName) -> String {
-        let folder =
-            path::parts(&self.options.parts_root, &self.manifest.model_fingerprint, &self.manifest.rules_fingerprint);
+        let (model, rules) = (&self.manifest.model_fingerprint, &self.manifest.rules_fingerprint);
+        let folder = self.repository.parts_folder(&self.options.parts_root, model, rules);
         format!("{folder}/{name}")
     }
 
@@ -227,6 +227,7 @@ impl Prepared {
                 chunk_digest: &r.chunk_digest,
             });
             let key = PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, bits, bucket, inputs);
+            let key = key.named(&self.repository);
             let name = PartName { bits, bucket, key };
             parts.push(PartPlan {
                 bucket,
@@ -261,6 +262,7 @@ impl Prepared {
             embed_usd: self.engine.price(tokens),
             rto_seconds: embed_seconds + manifest.counts.chunks as f64 / 4000.0,
             vector_set: VectorSetRecord::id(
+                &self.repository,
                 &manifest.model_fingerprint,
                 &manifest.rules_fingerprint,
                 parts.iter().map(|p| p.name),

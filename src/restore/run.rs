@@ -330,7 +330,8 @@ async fn conclude(
         forget(prepared, &collection).await?;
     }
     let names = streamed.parts.iter().map(PartRef::name).collect::<Result<Vec<_>>>()?;
-    let id = VectorSetRecord::id(&manifest.model_fingerprint, &manifest.rules_fingerprint, names.into_iter())?;
+    let (model, rules) = (&manifest.model_fingerprint, &manifest.rules_fingerprint);
+    let id = VectorSetRecord::id(&prepared.repository, model, rules, names.into_iter())?;
     if !drill {
         let record = VectorSetRecord {
             format: FORMAT_VERSION,

@@ -326,7 +326,7 @@ impl Intake {
             text.push_str(&serde_json::to_string(skipped).unwrap_or_default());
             text.push('\n');
         }
-        repository.put_content(path::SKIPPED, "jsonl", text.into_bytes().into()).await.map(Some)
+        repository.put_sealed_content(path::SKIPPED, "jsonl", text.into_bytes().into()).await.map(Some)
     }
 }
 

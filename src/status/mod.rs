@@ -213,7 +213,8 @@ pub async fn exposure(workspace: &Workspace, repository: &Repository, manifest: 
     // What the snapshot left out by name is known, too: it is neither new nor compared.
     let mut left_out = std::collections::HashSet::new();
     if let Some(skipped) = &manifest.skipped {
-        for line in repository.get_checked(skipped).await?.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()) {
+        for line in repository.get_sealed_content(skipped).await?.split(|byte| *byte == b'\n').filter(|l| !l.is_empty())
+        {
             if let Ok(document) = serde_json::from_slice::<SkippedDocument>(line) {
                 left_out.insert(key(&document.path));
             }
