@@ -10,6 +10,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path 
 use serde::{Deserialize, Serialize};
 
 use super::layout::{FORMAT_VERSION, path};
+use super::locks::Locking;
 use super::manifest::ObjectRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
@@ -30,6 +31,7 @@ pub struct Repository {
     /// Set for a local directory: its files are synced to the device when they are written.
     local: Option<PathBuf>,
     url: String,
+    locking: Locking,
 }
 
 impl std::fmt::Debug for Repository {
@@ -81,7 +83,12 @@ impl Repository {
             let parsed = url::Url::parse(url).map_err(|e| configuration(e.to_string()))?;
             let (store, prefix) = object_store::parse_url_opts(&parsed, options.iter().cloned())
                 .map_err(|e| configuration(e.to_string()))?;
-            return Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), local: None, url: url.to_owned() });
+            return Ok(Self {
+                store: Arc::new(PrefixStore::new(store, prefix)),
+                local: None,
+                url: url.to_owned(),
+                locking: Locking::default(),
+            });
         }
         let directory = match url.strip_prefix("file://") {
             Some(_) => url::Url::parse(url)
@@ -99,12 +106,23 @@ impl Repository {
                 .guidance("`regrow snapshot` creates it; check `repository.url` in the pipeline"));
         }
         let store = LocalFileSystem::new_with_prefix(&directory)?;
-        Ok(Self { store: Arc::new(store), url: directory.display().to_string(), local: Some(directory) })
+        let url = directory.display().to_string();
+        Ok(Self { store: Arc::new(store), url, local: Some(directory), locking: Locking::default() })
     }
 
     /// A repository over a store that is there already: for tests and embedding programs.
     pub fn over(store: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { store, local: None, url: url.to_owned() }
+        Self { store, local: None, url: url.to_owned(), locking: Locking::default() }
+    }
+
+    /// The same repository with other times of locking.
+    #[must_use]
+    pub fn with_locking(self, locking: Locking) -> Self {
+        Self { locking, ..self }
+    }
+
+    pub(super) fn locking(&self) -> &Locking {
+        &self.locking
     }
 
     fn check_format(&self, bytes: &[u8]) -> Result<()> {
