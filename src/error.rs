@@ -278,6 +278,26 @@ pub(crate) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+/// True when the store refused: no permission, a device that is mounted read-only, an object that is locked against
+/// deletion, also where that is only the cause.
+pub(crate) fn refused(error: &Error) -> bool {
+    use std::io::ErrorKind as Io;
+    if error.kind() == ErrorKind::Denied {
+        return true;
+    }
+    let mut next = std::error::Error::source(error);
+    while let Some(e) = next {
+        let io = e.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(io, Some(Io::PermissionDenied | Io::ReadOnlyFilesystem))
+            || matches!(e.downcast_ref::<object_store::Error>(), Some(object_store::Error::PermissionDenied { .. }))
+        {
+            return true;
+        }
+        next = e.source();
+    }
+    false
+}
+
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         if is_full(&e) {

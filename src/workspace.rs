@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::model::{Dtype, ModelCard, ModelContext, ModelStore};
 use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline, StoreSettings};
-use crate::repository::{Repository, Unlock};
+use crate::repository::{Locking, Repository, Unlock};
 use crate::secret::{Secret, SecretRef};
 use crate::targets::Target;
 use crate::validate::QueryEmbedder;
@@ -32,6 +32,8 @@ pub struct Workspace {
     pub events: Events,
     /// How the run is stopped.
     pub cancel: Cancel,
+    /// How long to wait for another run that holds the repository.
+    pub lock_wait: std::time::Duration,
     /// Settings and credentials of object stores, keys as `object_store` names them (`aws_region`); never logged.
     pub store_options: Vec<(String, String)>,
     /// Looks up an environment variable that a model card names for the key of its service.
@@ -51,6 +53,7 @@ impl Workspace {
             models: Arc::new(models),
             events: Events::silent(),
             cancel: Cancel::default(),
+            lock_wait: std::time::Duration::ZERO,
             store_options: Vec::new(),
             variables: Arc::new(|_| None),
             engine: None,
@@ -63,14 +66,21 @@ impl Workspace {
     pub async fn repository(&self) -> Result<Repository> {
         let settings = &self.pipeline.repository;
         let unlock = self.unlock().await?;
-        Repository::open(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await
+        let repository = Repository::open(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await?;
+        Ok(repository.with_locking(self.locking()))
     }
 
     /// The pipeline's repository, created when there is none.
     pub(crate) async fn create_repository(&self) -> Result<Repository> {
         let settings = &self.pipeline.repository;
         let unlock = self.unlock().await?;
-        Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await
+        let repository =
+            Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await?;
+        Ok(repository.with_locking(self.locking()))
+    }
+
+    fn locking(&self) -> Locking {
+        Locking { wait: self.lock_wait, cancel: self.cancel.clone(), ..Locking::default() }
     }
 
     /// The pipeline's repository without its keys: enough for names and stored bytes.

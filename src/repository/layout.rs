@@ -15,14 +15,14 @@ pub(crate) mod path {
     pub(crate) const VECTOR_SETS: &str = "vector-sets";
     pub(crate) const DRILLS: &str = "drills";
     pub(crate) const RESTORES: &str = "restores";
+    pub(crate) const LOCKS: &str = "locks";
+    pub(crate) const PRUNES: &str = "prunes";
     /// Inventories, canaries and lists of skipped documents, named by their digest: snapshots share them.
     pub(crate) const INVENTORIES: &str = "inventories";
     pub(crate) const CANARIES: &str = "canaries";
     pub(crate) const SKIPPED: &str = "skipped";
-    #[expect(dead_code, reason = "used by capture")]
     /// Indexes of captured objects, and packs with their blobs, named by their digest.
     pub(crate) const CAPTURED: &str = "captured";
-    #[expect(dead_code, reason = "used by capture")]
     pub(crate) const DOCUMENTS: &str = "documents";
 
     /// Key slots of an encrypted repository.

@@ -7,15 +7,19 @@ mod frame;
 mod inventory;
 mod keys;
 mod layout;
+mod locks;
 mod manifest;
 mod seal;
 mod slots;
 mod store;
+#[cfg(test)]
+pub(crate) mod test_store;
 mod verify;
 
 pub use inventory::{DocumentRow, InventoryReader, InventoryWriter, payload_digest};
 pub use keys::{KeyId, PassphraseCost, Unlock};
 pub use layout::{FORMAT_VERSION, bucket_of};
+pub use locks::{Lock, LockInfo, LockKind, Locking, UnlockReport};
 pub use manifest::{
     Buckets, Captured, CorpusRecord, Counts, Manifest, ObjectRef, SkippedDocument, SnapshotSummary, TargetRecord,
 };

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Unlock;
 use super::layout::{FORMAT_VERSION, path};
+use super::locks::Locking;
 use super::manifest::ObjectRef;
 use super::seal::Protection;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +43,7 @@ pub struct Repository {
     local: Option<PathBuf>,
     url: String,
     pub(super) protection: Protection,
+    locking: Locking,
 }
 
 impl std::fmt::Debug for Repository {
@@ -82,6 +84,7 @@ impl Repository {
                 local: None,
                 url: url.to_owned(),
                 protection: Protection::None,
+                locking: Locking::default(),
             });
         }
         let directory = match url.strip_prefix("file://") {
@@ -100,17 +103,29 @@ impl Repository {
                 .guidance("`regrow snapshot` creates it; check `repository.url` in the pipeline"));
         }
         let store = LocalFileSystem::new_with_prefix(&directory)?;
+        let url = directory.display().to_string();
         Ok(Self {
             store: Arc::new(store),
-            url: directory.display().to_string(),
+            url,
             local: Some(directory),
             protection: Protection::None,
+            locking: Locking::default(),
         })
     }
 
     /// A repository over a store that is there already: for tests and embedding programs.
     pub fn over(store: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { store, local: None, url: url.to_owned(), protection: Protection::None }
+        Self { store, local: None, url: url.to_owned(), protection: Protection::None, locking: Locking::default() }
+    }
+
+    /// The same repository with other times of locking.
+    #[must_use]
+    pub fn with_locking(self, locking: Locking) -> Self {
+        Self { locking, ..self }
+    }
+
+    pub(super) fn locking(&self) -> &Locking {
+        &self.locking
     }
 
     /// `repository.json`, when there is one.
