@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path as ObjectPath, prefix::PrefixStore};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path as ObjectPath, prefix::PrefixStore};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{FORMAT_VERSION, path};
 use super::manifest::ObjectRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
+use crate::store::{self, Opened, StoreKind};
 
 /// `repository.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +28,7 @@ struct RepositoryRecord {
 #[derive(Clone)]
 pub struct Repository {
     store: Arc<dyn ObjectStore>,
+    kind: StoreKind,
     /// Set for a local directory: its files are synced to the device when they are written.
     local: Option<PathBuf>,
     url: String,
@@ -66,29 +68,36 @@ impl Repository {
         match this.put_json(path::REPOSITORY, &record).await {
             // Somebody else made it in the meantime.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            other => {
-                other?;
-            }
+            Err(e) => return Err(e),
+            Ok(_) => this.refuse_without_conditions(&record).await?,
         }
         Ok(this)
     }
 
-    fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
-        let configuration = |e: String| {
-            Error::new(ErrorKind::Configuration, "this repository URL cannot be used").with("url", url).because(e)
-        };
-        if url.contains("://") && !url.starts_with("file://") {
-            let parsed = url::Url::parse(url).map_err(|e| configuration(e.to_string()))?;
-            let (store, prefix) = object_store::parse_url_opts(&parsed, options.iter().cloned())
-                .map_err(|e| configuration(e.to_string()))?;
-            return Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), local: None, url: url.to_owned() });
+    /// A store that replaces what it was told not to replace is no place for a repository: found out with the record
+    /// that was just written.
+    async fn refuse_without_conditions(&self, record: &RepositoryRecord) -> Result<()> {
+        match self.put_json(path::REPOSITORY, record).await {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(e),
+            Ok(_) => {
+                self.delete(path::REPOSITORY).await?;
+                Err(store::ignores_conditions().with("repository", &self.url))
+            }
         }
-        let directory = match url.strip_prefix("file://") {
-            Some(_) => url::Url::parse(url)
-                .ok()
-                .and_then(|u| u.to_file_path().ok())
-                .ok_or_else(|| configuration("not a file URL".to_owned()))?,
-            None => base.join(url),
+    }
+
+    fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
+        let directory = match store::open(url, base, options).map_err(|e| e.with("key", "repository.url"))? {
+            Opened::Remote(remote) => {
+                return Ok(Self {
+                    store: Arc::new(PrefixStore::new(remote.store, remote.prefix)),
+                    kind: remote.kind,
+                    local: None,
+                    url: store::display(url),
+                });
+            }
+            Opened::Directory(directory) => directory,
         };
         if create {
             std::fs::create_dir_all(&directory).map_err(|e| Error::from(e).with("directory", directory.display()))?;
@@ -99,12 +108,17 @@ impl Repository {
                 .guidance("`regrow snapshot` creates it; check `repository.url` in the pipeline"));
         }
         let store = LocalFileSystem::new_with_prefix(&directory)?;
-        Ok(Self { store: Arc::new(store), url: directory.display().to_string(), local: Some(directory) })
+        Ok(Self {
+            store: Arc::new(store),
+            kind: StoreKind::Directory,
+            url: directory.display().to_string(),
+            local: Some(directory),
+        })
     }
 
     /// A repository over a store that is there already: for tests and embedding programs.
     pub fn over(store: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { store, local: None, url: url.to_owned() }
+        Self { store, kind: StoreKind::Memory, local: None, url: url.to_owned() }
     }
 
     fn check_format(&self, bytes: &[u8]) -> Result<()> {
@@ -128,13 +142,12 @@ impl Repository {
         &self.url
     }
 
-    /// Writes a new object; [`ErrorKind::AlreadyExists`] when there is one.
+    /// Writes a new object; [`ErrorKind::AlreadyExists`] when there is one. One that an interrupted try of this very
+    /// call may have left, with exactly these bytes, counts as written.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<ObjectRef> {
         let (length, digest) = (bytes.len() as u64, Digest::of(&bytes));
         let location = ObjectPath::from(name);
-        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-        self.store
-            .put_opts(&location, bytes.into(), options)
+        store::create(self.store.as_ref(), self.kind, &location, &bytes)
             .await
             .map_err(|e| Error::from(e).with("object", name).with("repository", &self.url))?;
         self.sync(name).await?;
@@ -195,10 +208,12 @@ impl Repository {
 
     /// Reads an object that may be missing.
     pub async fn get_optional(&self, name: &str) -> Result<Option<Bytes>> {
-        match self.get(name).await {
+        let read = async { self.store.get(&ObjectPath::from(name)).await?.bytes().await };
+        match read.await {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+            // Only the object: a bucket that is not there is another matter.
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(Error::from(e).with("repository", &self.url)),
         }
     }
 
