@@ -309,25 +309,6 @@ impl From<std::io::Error> for Error {
     }
 }
 
-impl From<object_store::Error> for Error {
-    fn from(e: object_store::Error) -> Self {
-        use object_store::Error as S;
-        if is_full(&e) {
-            return Self::new(ErrorKind::StorageFull, "no room left in the store")
-                .guidance("free some room and run the same command again: it continues where it stopped")
-                .because(e);
-        }
-        match &e {
-            S::NotFound { path, .. } => Self::new(ErrorKind::NotFound, "object not found").with("object", path.clone()),
-            S::AlreadyExists { path, .. } => {
-                Self::new(ErrorKind::AlreadyExists, "object exists already").with("object", path.clone())
-            }
-            _ => Self::new(ErrorKind::Storage, "an operation on the object store failed"),
-        }
-        .because(e)
-    }
-}
-
 impl From<parquet::errors::ParquetError> for Error {
     fn from(e: parquet::errors::ParquetError) -> Self {
         let kind = if is_full(&e) { ErrorKind::StorageFull } else { ErrorKind::Damaged };

@@ -24,6 +24,7 @@ pub mod secret;
 pub mod snapshot;
 mod spill;
 pub mod status;
+pub mod store;
 pub mod targets;
 #[cfg(test)]
 mod testing;

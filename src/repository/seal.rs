@@ -75,7 +75,10 @@ impl Repository {
             }
         }
         match self.put_record(&record).await {
-            Ok(()) => self.opened(&record, unlock).await,
+            Ok(()) => {
+                self.refuse_without_conditions(&record).await?;
+                self.opened(&record, unlock).await
+            }
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 // Somebody else made it in the meantime.
                 for slot in made {

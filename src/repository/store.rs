@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path as ObjectPath, prefix::PrefixStore};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path as ObjectPath, prefix::PrefixStore};
 use serde::{Deserialize, Serialize};
 
 use super::keys::Unlock;
@@ -16,6 +16,7 @@ use super::manifest::ObjectRef;
 use super::seal::Protection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
+use crate::store::{self, Opened, StoreKind};
 
 /// `repository.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +40,7 @@ impl RepositoryRecord {
 #[derive(Clone)]
 pub struct Repository {
     store: Arc<dyn ObjectStore>,
+    kind: StoreKind,
     /// Set for a local directory: its files are synced to the device when they are written.
     local: Option<PathBuf>,
     url: String,
@@ -71,28 +73,26 @@ impl Repository {
         Self::connect(url, base, options, false)?.locked().await
     }
 
-    fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
-        let configuration = |e: String| {
-            Error::new(ErrorKind::Configuration, "this repository URL cannot be used").with("url", url).because(e)
-        };
-        if url.contains("://") && !url.starts_with("file://") {
-            let parsed = url::Url::parse(url).map_err(|e| configuration(e.to_string()))?;
-            let (store, prefix) = object_store::parse_url_opts(&parsed, options.iter().cloned())
-                .map_err(|e| configuration(e.to_string()))?;
-            return Ok(Self {
-                store: Arc::new(PrefixStore::new(store, prefix)),
-                local: None,
-                url: url.to_owned(),
-                protection: Protection::None,
-                locking: Locking::default(),
-            });
+    /// A store that replaces what it was told not to replace is no place for a repository: found out with the record
+    /// that was just written.
+    pub(super) async fn refuse_without_conditions(&self, record: &RepositoryRecord) -> Result<()> {
+        match self.put_record(record).await {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => {
+                self.delete(path::REPOSITORY).await?;
+                Err(store::ignores_conditions().with("repository", &self.url))
+            }
         }
-        let directory = match url.strip_prefix("file://") {
-            Some(_) => url::Url::parse(url)
-                .ok()
-                .and_then(|u| u.to_file_path().ok())
-                .ok_or_else(|| configuration("not a file URL".to_owned()))?,
-            None => base.join(url),
+    }
+
+    fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
+        let directory = match store::open(url, base, options).map_err(|e| e.with("key", "repository.url"))? {
+            Opened::Remote(remote) => {
+                let store = Arc::new(PrefixStore::new(remote.store, remote.prefix));
+                return Ok(Self::at(store, remote.kind, None, store::display(url)));
+            }
+            Opened::Directory(directory) => directory,
         };
         if create {
             std::fs::create_dir_all(&directory).map_err(|e| Error::from(e).with("directory", directory.display()))?;
@@ -104,18 +104,16 @@ impl Repository {
         }
         let store = LocalFileSystem::new_with_prefix(&directory)?;
         let url = directory.display().to_string();
-        Ok(Self {
-            store: Arc::new(store),
-            url,
-            local: Some(directory),
-            protection: Protection::None,
-            locking: Locking::default(),
-        })
+        Ok(Self::at(Arc::new(store), StoreKind::Directory, Some(directory), url))
+    }
+
+    fn at(store: Arc<dyn ObjectStore>, kind: StoreKind, local: Option<PathBuf>, url: String) -> Self {
+        Self { store, kind, local, url, protection: Protection::None, locking: Locking::default() }
     }
 
     /// A repository over a store that is there already: for tests and embedding programs.
     pub fn over(store: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { store, local: None, url: url.to_owned(), protection: Protection::None, locking: Locking::default() }
+        Self::at(store, StoreKind::Memory, None, url.to_owned())
     }
 
     /// The same repository with other times of locking.
@@ -157,13 +155,12 @@ impl Repository {
         &self.url
     }
 
-    /// Writes a new object; [`ErrorKind::AlreadyExists`] when there is one.
+    /// Writes a new object; [`ErrorKind::AlreadyExists`] when there is one. One that an interrupted try of this very
+    /// call may have left, with exactly these bytes, counts as written.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<ObjectRef> {
         let (length, digest) = (bytes.len() as u64, Digest::of(&bytes));
         let location = ObjectPath::from(name);
-        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-        self.store
-            .put_opts(&location, bytes.into(), options)
+        store::create(self.store.as_ref(), self.kind, &location, &bytes)
             .await
             .map_err(|e| Error::from(e).with("object", name).with("repository", &self.url))?;
         self.sync(name).await?;
@@ -217,10 +214,12 @@ impl Repository {
 
     /// Reads an object that may be missing.
     pub async fn get_optional(&self, name: &str) -> Result<Option<Bytes>> {
-        match self.get(name).await {
+        let read = async { self.store.get(&ObjectPath::from(name)).await?.bytes().await };
+        match read.await {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+            // Only the object: a bucket that is not there is another matter.
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(Error::from(e).with("repository", &self.url)),
         }
     }
 

@@ -80,7 +80,7 @@ impl<'a> BucketSource<'a> {
         for object in objects.into_values() {
             self.prepared.workspace.cancel.check()?;
             // The file may have grown since the snapshot; its records prove themselves one by one.
-            let Some(object) = corpus.head(&object.path).await? else { continue };
+            let Some(object) = corpus.pinned(&object).await? else { continue };
             let mut documents = corpus.read(&object);
             loop {
                 let start = std::time::Instant::now();
