@@ -42,6 +42,7 @@ pub struct Workspace {
     pub engine: Option<Arc<Engine>>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
     unlock: Arc<tokio::sync::OnceCell<Unlock>>,
+    given: Option<Repository>,
 }
 
 impl Workspace {
@@ -59,11 +60,15 @@ impl Workspace {
             engine: None,
             opened: Arc::default(),
             unlock: Arc::default(),
+            given: None,
         }
     }
 
     /// The pipeline's repository.
     pub async fn repository(&self) -> Result<Repository> {
+        if let Some(repository) = &self.given {
+            return Ok(repository.clone());
+        }
         let settings = &self.pipeline.repository;
         let unlock = self.unlock().await?;
         let repository = Repository::open(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await?;
@@ -72,6 +77,9 @@ impl Workspace {
 
     /// The pipeline's repository, created when there is none.
     pub(crate) async fn create_repository(&self) -> Result<Repository> {
+        if let Some(repository) = &self.given {
+            return Ok(repository.clone());
+        }
         let settings = &self.pipeline.repository;
         let unlock = self.unlock().await?;
         let repository =
@@ -101,7 +109,7 @@ impl Workspace {
     }
 
     /// A secret that is given by reference.
-    pub(crate) async fn secret(&self, reference: Option<SecretRef>) -> Result<Option<Secret>> {
+    pub async fn secret(&self, reference: Option<SecretRef>) -> Result<Option<Secret>> {
         let Some(reference) = reference else { return Ok(None) };
         let (variables, base) = (self.variables.clone(), self.base.clone());
         tokio::task::spawn_blocking(move || reference.resolve(&*variables, &base).map(Some)).await?
@@ -141,6 +149,12 @@ impl Workspace {
     pub fn with_target(self, target: Arc<dyn Target>) -> Self {
         *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(target);
         self
+    }
+
+    /// Uses this repository, which is open, instead of the pipeline's.
+    #[must_use]
+    pub fn with_repository(self, repository: Repository) -> Self {
+        Self { given: Some(repository), ..self }
     }
 
     /// Opens the pipeline's model, fetching its files when they are not cached. Where the pipeline

@@ -78,6 +78,11 @@ pub(crate) enum Verb {
     Show(ShowArgs),
     /// Search a collection with a text
     Query(QueryArgs),
+    /// List, add, remove or rotate what opens an encrypted repository
+    Key {
+        #[command(subcommand)]
+        action: super::keys::KeyAction,
+    },
     /// List, show or fetch models
     Models(ModelsArgs),
     /// Check that everything a restore needs is there and fits together

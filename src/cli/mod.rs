@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod doctor;
 mod format;
+mod keys;
 mod models;
 mod printer;
 mod progress;
@@ -87,6 +88,7 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
         Verb::List => verbs::list(&settings, printer).await,
         Verb::Show(args) => verbs::show(&settings, printer, &args).await,
         Verb::Query(args) => verbs::query(&settings, printer, &args).await,
+        Verb::Key { action } => keys::run(&settings, printer, action).await,
         Verb::Models(args) => models::run(&settings, printer, args.action).await,
         Verb::Bench(args) => bench::run(&settings, printer, args).await,
         Verb::Doctor => doctor::run(&settings, printer).await,

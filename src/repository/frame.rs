@@ -23,6 +23,7 @@ const LENGTH: usize = 8;
 pub(crate) enum Padding {
     /// To a multiple of 4 KiB, and of larger steps (Padmé) from a quarter of a MiB on: at most 12 % more.
     Padded,
+    #[allow(dead_code, reason = "blobs within packs use it")]
     /// None: where the size tells nothing, as of blobs within a pack.
     Exact,
 }

@@ -13,9 +13,10 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
+use super::file_seal::{FileSeal, FileWriterSeal};
 use super::layout::path;
 use super::manifest::{Manifest, ObjectRef};
-use super::seal::{FileSeal, guarded};
+use super::seal::guarded;
 use super::store::Repository;
 use crate::corpus::{Document, SourceObject};
 use crate::error::{Error, ErrorKind, Result};
@@ -202,12 +203,13 @@ pub struct InventoryWriter<'a> {
     repository: &'a Repository,
     objects: Vec<ObjectRef>,
     open: Option<(ArrowWriter<Vec<u8>>, u32, u32, u64)>,
+    seal: Option<FileWriterSeal>,
 }
 
 impl<'a> InventoryWriter<'a> {
     /// An inventory for a snapshot that is being taken.
     pub fn new(repository: &'a Repository) -> Self {
-        Self { repository, objects: Vec::new(), open: None }
+        Self { repository, objects: Vec::new(), open: None, seal: None }
     }
 
     /// Adds the documents of one bucket, sorted by id.
@@ -221,9 +223,11 @@ impl<'a> InventoryWriter<'a> {
                 let mut properties = WriterProperties::builder()
                     .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
                     .set_max_row_group_row_count(None);
-                if let Some(encryption) = self.repository.file_seal(path::INVENTORIES)?.encryption()? {
+                let seal = self.repository.file_seal(path::INVENTORIES)?.begin()?;
+                if let Some(encryption) = seal.properties() {
                     properties = properties.with_file_encryption_properties(encryption);
                 }
+                self.seal = Some(seal);
                 (ArrowWriter::try_new(Vec::new(), schema(), Some(properties.build()))?, bucket, 0)
             }
         };
@@ -240,7 +244,11 @@ impl<'a> InventoryWriter<'a> {
 
     async fn close(&mut self) -> Result<()> {
         let Some((writer, first, last, rows)) = self.open.take() else { return Ok(()) };
-        let mut object = self.repository.put_content(path::INVENTORIES, "parquet", writer.into_inner()?.into()).await?;
+        let bytes = match self.seal.take() {
+            Some(seal) => seal.finish(writer.into_inner()?)?,
+            None => writer.into_inner()?.into(),
+        };
+        let mut object = self.repository.put_content(path::INVENTORIES, "parquet", bytes).await?;
         object.rows = Some(rows);
         object.buckets = Some((first, last));
         self.objects.push(object);
@@ -287,7 +295,7 @@ impl<'a> InventoryReader<'a> {
 }
 
 /// The documents of one bucket from the bytes of its object.
-fn read_bucket(seal: &FileSeal, bytes: Bytes, bucket: u32) -> Result<Vec<DocumentRow>> {
+pub(super) fn read_bucket(seal: &FileSeal, bytes: Bytes, bucket: u32) -> Result<Vec<DocumentRow>> {
     let builder = seal.reader(bytes)?;
     // One row group per bucket: the bucket column's statistics find it.
     let position = builder.schema().index_of("bucket")?;

@@ -334,6 +334,18 @@ impl Keys {
         Ok(derive("regrow 2026-11 Parquet file", &[key.secret.as_ref(), salt]))
     }
 
+    /// Proves a whole Parquet file, its own proof in it counted as zeros, and that it lies at `place`.
+    pub(super) fn file_proof(&self, id: KeyId, salt: &[u8; KEY], place: &str, file: &[&[u8]]) -> Result<blake3::Hash> {
+        let key = self.ring.keys.iter().find(|key| key.id == id).ok_or_else(|| self.unknown(id))?;
+        let key = derive("regrow 2026-11 Parquet file proof", &[key.secret.as_ref(), salt]);
+        let mut hasher = blake3::Hasher::new_keyed(&key);
+        hasher.update(&(place.len() as u64).to_le_bytes()).update(place.as_bytes());
+        for part in file {
+            hasher.update(part);
+        }
+        Ok(hasher.finalize())
+    }
+
     /// A name that nobody without the keys can make from its contents.
     pub(super) fn name(&self, digest: &Digest) -> Digest {
         Digest::from_bytes(*blake3::keyed_hash(&self.naming, digest.as_bytes()).as_bytes())

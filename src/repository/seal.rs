@@ -3,18 +3,15 @@
 //! In a repository that is not encrypted everything here passes bytes through as they are.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::encryption::decrypt::{FileDecryptionProperties, KeyRetriever};
-use parquet::encryption::encrypt::FileEncryptionProperties;
-use parquet::errors::ParquetError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::file_seal::FileSeal;
 use super::frame::{self, Padding};
-use super::keys::{KEY, KeyId, Keys, Unlock, random};
+use super::keys::{Keys, Unlock};
 use super::layout::path;
 use super::manifest::ObjectRef;
 use super::slots::{Opener, Slot, Slots};
@@ -257,84 +254,7 @@ impl Repository {
     pub(crate) fn file_seal(&self, place: &str) -> Result<FileSeal> {
         Ok(match self.protection.keys().map_err(|e| e.with("object", place))? {
             None => FileSeal::none(),
-            Some(keys) => FileSeal(Some((keys.clone(), place.to_owned()))),
-        })
-    }
-}
-
-/// How one Parquet object is encrypted: not at all, or by Parquet's own modular encryption with an encrypted
-/// footer and a key of its own.
-#[derive(Clone)]
-pub struct FileSeal(Option<(Arc<Keys>, String)>);
-
-impl std::fmt::Debug for FileSeal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "FileSeal(encrypted)" } else { "FileSeal(none)" })
-    }
-}
-
-/// Key metadata in the file: a version, the repository key's id, a salt.
-const METADATA: usize = 1 + 8 + KEY;
-
-impl FileSeal {
-    /// Not encrypted.
-    pub fn none() -> Self {
-        Self(None)
-    }
-
-    /// What the writer's properties need; a new key every time.
-    pub fn encryption(&self) -> Result<Option<Arc<FileEncryptionProperties>>> {
-        let Some((keys, place)) = &self.0 else { return Ok(None) };
-        let (id, _) = keys.newest()?;
-        let salt: [u8; KEY] = random()?;
-        let key = keys.file(id, &salt)?;
-        let mut metadata = Vec::with_capacity(METADATA);
-        metadata.push(1);
-        metadata.extend_from_slice(&id.0);
-        metadata.extend_from_slice(&salt);
-        let properties = FileEncryptionProperties::builder(key.to_vec())
-            .with_footer_key_metadata(metadata)
-            .with_aad_prefix(place.clone().into_bytes())
-            .build()?;
-        Ok(Some(properties))
-    }
-
-    /// A reader of the bytes. A file that is not encrypted is refused where all are.
-    pub fn reader(&self, bytes: Bytes) -> Result<ParquetRecordBatchReaderBuilder<Bytes>> {
-        let Some((keys, place)) = &self.0 else { return Ok(ParquetRecordBatchReaderBuilder::try_new(bytes)?) };
-        if !(bytes.starts_with(b"PARE") && bytes.ends_with(b"PARE")) {
-            return Err(Error::new(ErrorKind::Damaged, "it is not encrypted as everything in this repository is"));
-        }
-        let retriever = Arc::new(Retriever { keys: keys.clone(), failure: Mutex::default() });
-        let decryption = FileDecryptionProperties::with_key_retriever(retriever.clone())
-            .with_aad_prefix(place.clone().into_bytes())
-            .build()?;
-        let options = ArrowReaderOptions::new().with_file_decryption_properties(decryption);
-        ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options).map_err(|e| {
-            let failure = retriever.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-            failure.unwrap_or_else(|| Error::from(e))
-        })
-    }
-}
-
-/// Finds a file's key by its metadata; keeps why there is none, because Parquet's own errors have no kinds.
-struct Retriever {
-    keys: Arc<Keys>,
-    failure: Mutex<Option<Error>>,
-}
-
-impl KeyRetriever for Retriever {
-    fn retrieve_key(&self, metadata: &[u8]) -> parquet::errors::Result<Vec<u8>> {
-        let parsed = || {
-            let ([1], rest) = metadata.split_first_chunk::<1>()? else { return None };
-            let (id, salt) = rest.split_first_chunk::<8>()?;
-            Some((KeyId(*id), <&[u8; KEY]>::try_from(salt).ok()?))
-        };
-        let (id, salt) = parsed().ok_or_else(|| ParquetError::General("unknown key metadata".to_owned()))?;
-        self.keys.file(id, salt).map(|key| key.to_vec()).map_err(|e| {
-            let text = e.to_string();
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(e);
-            ParquetError::General(text)
+            Some(keys) => FileSeal::of(keys.clone(), place),
         })
     }
 }

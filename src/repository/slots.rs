@@ -144,7 +144,7 @@ impl Slot {
     }
 
     /// The ring; `None` when this is not the slot's passphrase or key. Blocks while a passphrase is stretched.
-    fn open(&self, opener: &Opener) -> Result<Option<Ring>> {
+    pub(super) fn open(&self, opener: &Opener) -> Result<Option<Ring>> {
         if opener.kind() != self.kind {
             return Ok(None);
         }

@@ -42,7 +42,8 @@ pub fn write_part(
             pair("rules_fingerprint", rules.to_string()),
             pair("content", content_digest(rows).to_hex().to_string()),
         ]));
-    if let Some(encryption) = seal.encryption()? {
+    let seal = seal.begin()?;
+    if let Some(encryption) = seal.properties() {
         properties = properties.with_file_encryption_properties(encryption);
     }
     for column in ["chunk_id", "text", "chunk_digest", "start", "end"] {
@@ -52,5 +53,5 @@ pub fn write_part(
     for rows in rows.chunks(ROW_GROUP) {
         writer.write(&to_batch(rows, dimension)?)?;
     }
-    Ok(writer.into_inner()?.into())
+    seal.finish(writer.into_inner()?)
 }
