@@ -197,7 +197,11 @@ async fn locked(
         exit_code: 0,
         repository: repository.url().to_owned(),
         dry_run: options.dry_run,
-        rules: if options.ids.is_empty() { options.rules.iter().map(ToString::to_string).collect() } else { Vec::new() },
+        rules: if options.ids.is_empty() {
+            options.rules.iter().map(ToString::to_string).collect()
+        } else {
+            Vec::new()
+        },
         group: options.group,
         now,
         kept: all.infos.iter().zip(decisions).filter(|(_, d)| d.kept()).map(kept).collect(),
@@ -239,10 +243,13 @@ fn by_id(all: &Inventory, options: &ForgetOptions, now: Timestamp) -> Result<(Ve
         if let Some((_, e)) = all.unreadable.iter().find(|(other, _)| other == id)
             && (id != wanted || e.kind() != ErrorKind::Damaged)
         {
-            return Err(Error::new(ErrorKind::Configuration, "this snapshot cannot be read here, so it is not removed")
-                .with("snapshot", id)
-                .with("problem", describe(e))
-                .guidance("a damaged one is removed by its whole id; for others use the right key, or a newer regrow"));
+            return Err(Error::new(
+                ErrorKind::Configuration,
+                "this snapshot cannot be read here, so it is not removed",
+            )
+            .with("snapshot", id)
+            .with("problem", describe(e))
+            .guidance("a damaged one is removed by its whole id; for others use the right key, or a newer regrow"));
         }
         chosen.insert(id.clone());
     }
@@ -258,8 +265,7 @@ fn by_id(all: &Inventory, options: &ForgetOptions, now: Timestamp) -> Result<(Ve
             }
         }
     }
-    let mut removed: Vec<Removed> =
-        all.infos.iter().filter(|s| chosen.contains(&s.id)).map(going).collect();
+    let mut removed: Vec<Removed> = all.infos.iter().filter(|s| chosen.contains(&s.id)).map(going).collect();
     let damaged = all.unreadable.iter().filter(|(id, _)| chosen.contains(id));
     removed.extend(damaged.map(|(id, _)| Removed {
         id: id.clone(),

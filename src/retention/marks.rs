@@ -80,7 +80,9 @@ impl Marks {
         };
         let record: MarkRecord = serde_json::from_slice(&repository.get(name).await?).map_err(damaged)?;
         if record.format > FORMAT {
-            return Err(Error::new(ErrorKind::Configuration, "the mark was written by a newer regrow").with("object", name));
+            return Err(
+                Error::new(ErrorKind::Configuration, "the mark was written by a newer regrow").with("object", name)
+            );
         }
         let mut entries = HashMap::new();
         for list in &record.lists {

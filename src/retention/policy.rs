@@ -173,13 +173,8 @@ pub fn rules(settings: &RetentionSettings) -> Result<Vec<Rule>> {
     if settings.keep_last > 0 {
         rules.push(Rule::Last(settings.keep_last));
     }
-    let counts = [
-        settings.keep_hourly,
-        settings.keep_daily,
-        settings.keep_weekly,
-        settings.keep_monthly,
-        settings.keep_yearly,
-    ];
+    let counts =
+        [settings.keep_hourly, settings.keep_daily, settings.keep_weekly, settings.keep_monthly, settings.keep_yearly];
     rules.extend(Interval::ALL.into_iter().zip(counts).filter(|(_, n)| *n > 0).map(|(i, n)| Rule::Every(i, n)));
     rules.extend(settings.keep_within.as_deref().map(within).transpose()?);
     rules.extend(settings.keep_tags.iter().cloned().map(Rule::Tag));
@@ -246,14 +241,17 @@ pub fn decide(snapshots: &[SnapshotInfo], rules: &[Rule], group: Group, now: Tim
         }
     }
     for mut members in groups.into_values() {
-        members.sort_by(|a, b| (snapshots[*b].created, &snapshots[*b].id).cmp(&(snapshots[*a].created, &snapshots[*a].id)));
+        members.sort_by(|a, b| {
+            (snapshots[*b].created, &snapshots[*b].id).cmp(&(snapshots[*a].created, &snapshots[*a].id))
+        });
         let odd = not_ordinary(snapshots, &members);
         for (i, why) in &odd {
             suspicious[*i] = Some(why.clone());
         }
         let ordinary: Vec<usize> = members.iter().copied().filter(|i| !odd.contains_key(i)).collect();
         for rule in rules {
-            let kept: BTreeSet<usize> = counted(rule, snapshots, &members).chain(counted(rule, snapshots, &ordinary)).collect();
+            let kept: BTreeSet<usize> =
+                counted(rule, snapshots, &members).chain(counted(rule, snapshots, &ordinary)).collect();
             kept.into_iter().for_each(|i| reasons[i].push(rule.to_string()));
         }
         let good = members.iter().find(|i| snapshots[**i].good);

@@ -311,7 +311,8 @@ impl Run<'_> {
         }
         if report.protected.objects > 0 {
             let Amount { objects, bytes } = report.protected;
-            self.events.warn(format!("the store protects {objects} objects ({bytes} bytes) against deletion: they stay"));
+            self.events
+                .warn(format!("the store protects {objects} objects ({bytes} bytes) against deletion: they stay"));
         }
         let keep = writer.finish().await?;
         remove_others(self.repository, keep.as_deref()).await?;

@@ -52,13 +52,18 @@ impl References {
         match folder {
             // A folder without a manifest is a snapshot that was never committed, or was forgotten.
             path::SNAPSHOTS => {
-                deeper && !object.ends_with("/manifest.json") && !self.unreadable_snapshots.contains(second) && !needed()
+                deeper
+                    && !object.ends_with("/manifest.json")
+                    && !self.unreadable_snapshots.contains(second)
+                    && !needed()
             }
             path::VECTORS => {
                 let parts = object.rsplit_once('/').map_or("", |(parts, _)| parts);
                 known && self.unreadable_sets.is_empty() && !self.unknown_parts.contains(parts) && !needed()
             }
-            path::VECTOR_SETS => known && self.unknown_parts.is_empty() && !self.unreadable_sets.contains(object) && !needed(),
+            path::VECTOR_SETS => {
+                known && self.unknown_parts.is_empty() && !self.unreadable_sets.contains(object) && !needed()
+            }
             // Receipts serve the run that continues a load; without them a part is loaded again.
             path::RESTORES => deeper,
             // A record stays; parts lie below a folder while a drill runs.
@@ -130,8 +135,12 @@ impl<'a> ReferenceReader<'a> {
 
     /// Vector sets that a snapshot can use are needed; returns the newest under each model and rules.
     async fn sets(&self, references: &mut References, sets: &HashSet<Name>, ids: &HashSet<Name>) -> Result<Newest> {
-        let records: Vec<(String, Timestamp)> =
-            self.repository.list(path::VECTOR_SETS).map_ok(|(name, _, modified)| (name, modified)).try_collect().await?;
+        let records: Vec<(String, Timestamp)> = self
+            .repository
+            .list(path::VECTOR_SETS)
+            .map_ok(|(name, _, modified)| (name, modified))
+            .try_collect()
+            .await?;
         let mut newest = Newest::new();
         for (name, modified) in records {
             self.cancel.check()?;

@@ -69,7 +69,21 @@ mod tests {
         ] {
             assert_eq!(parse_span(text).unwrap().as_secs(), seconds, "{text}");
         }
-        for text in ["", " ", "30", "d", "-1d", "30 d", "1.5h", "30D", "1001y", "99999999999999999999d", "9223372036854775807w", "1d-2h", "٣d"] {
+        for text in [
+            "",
+            " ",
+            "30",
+            "d",
+            "-1d",
+            "30 d",
+            "1.5h",
+            "30D",
+            "1001y",
+            "99999999999999999999d",
+            "9223372036854775807w",
+            "1d-2h",
+            "٣d",
+        ] {
             assert_eq!(parse_span(text).unwrap_err().kind(), ErrorKind::Configuration, "{text}");
         }
     }
