@@ -20,6 +20,7 @@ pub mod pipeline;
 pub mod query;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod secret;
 pub mod snapshot;
 mod spill;

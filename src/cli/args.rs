@@ -45,6 +45,16 @@ pub(crate) struct Global {
     /// Never fetch anything from a network
     #[arg(long, global = true, env = "REGROW_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
+    /// How long to wait for another run that holds the repository, for example 10m
+    #[arg(
+        long,
+        global = true,
+        env = "REGROW_LOCK_WAIT",
+        default_value = "0s",
+        value_name = "SPAN",
+        hide_default_value = true
+    )]
+    pub(crate) lock_wait: String,
 }
 
 /// Form of log lines.
@@ -70,6 +80,12 @@ pub(crate) enum Verb {
     Drill(DrillArgs),
     /// Read the repository again and compare every digest
     Verify(VerifyArgs),
+    /// Remove snapshots, by id or by the rules of [retention]
+    Forget(super::retention::ForgetArgs),
+    /// Remove what no snapshot needs any more: marked first, removed after a grace
+    Prune(super::retention::PruneArgs),
+    /// Remove locks that dead runs left behind
+    Unlock(super::retention::UnlockArgs),
     /// Show what would be lost now, what is served, and when it was last proven
     Status,
     /// List the snapshots

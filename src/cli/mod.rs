@@ -9,6 +9,7 @@ mod models;
 mod printer;
 mod progress;
 mod quickstart;
+mod retention;
 mod settings;
 mod terminal;
 mod verbs;
@@ -84,6 +85,9 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
         Verb::Restore(args) => verbs::restore(&settings, printer, &args).await,
         Verb::Drill(args) => verbs::drill(&settings, printer, &args).await,
         Verb::Verify(args) => verbs::verify(&settings, printer, &args).await,
+        Verb::Forget(args) => retention::forget(&settings, printer, &args).await,
+        Verb::Prune(args) => retention::prune(&settings, printer, &args).await,
+        Verb::Unlock(args) => retention::unlock(&settings, printer, &args).await,
         Verb::Status => verbs::status(&settings, printer).await,
         Verb::List => verbs::list(&settings, printer).await,
         Verb::Show(args) => verbs::show(&settings, printer, &args).await,

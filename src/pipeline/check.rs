@@ -9,6 +9,7 @@ use url::Url;
 use super::settings::*;
 use crate::corpus::{PathPattern, Selection};
 use crate::error::{Error, ErrorKind, Result};
+use crate::retention::{parse_span, preset, within};
 use crate::store::StoreKind;
 use crate::targets::field;
 
@@ -57,6 +58,7 @@ impl Pipeline {
         self.check_stores(base, &mut f);
         self.check_numbers(&mut f);
         self.check_target(&mut f);
+        self.check_retention(&mut f);
 
         let mut problems = f.problems.into_iter();
         let Some(first) = problems.next() else { return Ok(f.warnings) };
@@ -79,6 +81,25 @@ impl Pipeline {
             all.insert(name.to_owned(), FieldType::Keyword);
         }
         all
+    }
+
+    fn check_retention(&self, f: &mut Findings) {
+        let retention = &self.retention;
+        let mut report = |key: &str, outcome: Result<()>| {
+            if let Err(e) = outcome {
+                let given = e.context().iter().map(|(_, value)| format!(": {value}")).collect::<String>();
+                f.problem(key, format!("{}{given}", e.message()), e.next_step().unwrap_or_default());
+            }
+        };
+        report("retention.preset", retention.preset.as_deref().map_or(Ok(()), |p| preset(p).map(drop)));
+        report("retention.keep_within", retention.keep_within.as_deref().map_or(Ok(()), |w| within(w).map(drop)));
+        report("retention.grace", retention.grace.as_deref().map_or(Ok(()), |g| parse_span(g).map(drop)));
+        f.require(
+            retention.keep_tags.iter().all(|tag| !tag.trim().is_empty()),
+            "retention.keep_tags",
+            "a tag is empty",
+            "name the tags whose snapshots are kept, or leave the list empty",
+        );
     }
 
     fn check_names(&self, f: &mut Findings) {

@@ -160,7 +160,7 @@ async fn the_lock_of_a_process_that_has_ended_is_ignored_at_once() {
 async fn two_that_exclude_each_other_never_both_go_on() {
     for seed in 1..150 {
         let (store, repository) = store();
-        store.control.yields.store(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed), SeqCst);
+        store.control.yields.store(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15), SeqCst);
         let inside = Arc::new(std::sync::Mutex::new((0, 0)));
         let run = |kind: LockKind| {
             let (repository, inside) = (repository.clone(), inside.clone());

@@ -27,6 +27,7 @@ use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
 use super::layout::path;
+use super::manifest::Manifest;
 use super::store::Repository;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, refused};
@@ -468,6 +469,25 @@ impl Lock {
     /// [`ErrorKind::Locked`] when it was removed, or was not kept alive for so long that others may have ignored it.
     pub async fn still_held(&self) -> Result<()> {
         self.inner.refresh().await.map(drop)
+    }
+
+    /// Commits a snapshot under this lock. When it turns out that the lock was lost while the manifest was written, a
+    /// prune may have removed what the manifest names: it is taken back.
+    pub(crate) async fn commit(&self, repository: &Repository, manifest: &Manifest) -> Result<()> {
+        self.still_held().await?;
+        manifest.commit(repository).await?;
+        match self.still_held().await {
+            Err(e) if e.kind() == ErrorKind::Locked => {
+                repository.delete(&path::manifest(&manifest.id)).await?;
+                Err(e)
+            }
+            // The snapshot is there; a store that cannot be reached now takes nothing from it.
+            Err(e) => {
+                self.inner.events.warn(format!("the lock could not be looked at after the commit: {e}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// The store's time now; `None` for a reader on a repository that cannot be written.

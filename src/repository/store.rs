@@ -271,6 +271,14 @@ impl Repository {
         }
     }
 
+    /// Removes the folder that held an object if nothing is in it any more. Object stores have none; on a disk an
+    /// empty one is only litter.
+    pub(crate) async fn remove_empty_folder(&self, object: &str) {
+        if let (Some(root), Some((folder, _))) = (&self.local, object.rsplit_once('/')) {
+            drop(tokio::fs::remove_dir(root.join(folder)).await);
+        }
+    }
+
     /// Removes everything below a prefix.
     pub(crate) async fn delete_all(&self, prefix: &str) -> Result<()> {
         let names: Vec<_> = self.list(prefix).map_ok(|(name, ..)| name).try_collect().await?;

@@ -11,7 +11,7 @@ use crate::corpus::Corpus;
 use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, fingerprint};
-use crate::repository::{Counts, InventoryReader, Manifest, Repository};
+use crate::repository::{Counts, InventoryReader, Lock, Manifest, Repository};
 use crate::snapshot::read_canaries;
 use crate::targets::Target;
 use crate::validate::{Check, Outcome};
@@ -30,6 +30,8 @@ pub struct Prepared {
     pub(super) target: Arc<dyn Target>,
     pub(super) reuse: ReuseIndex,
     pub(super) canaries: Vec<VectorRow>,
+    /// Keeps a prune away; asked before the vector set is committed.
+    pub(super) lock: Option<Arc<Lock>>,
 }
 
 /// One part to be.
@@ -141,7 +143,14 @@ impl Prepared {
             engine,
             reuse,
             canaries,
+            lock: None,
         })
+    }
+
+    /// The same under a lock, which whoever took it releases.
+    #[must_use]
+    pub fn under(self, lock: Arc<Lock>) -> Self {
+        Self { lock: Some(lock), ..self }
     }
 
     /// The object of a part.
