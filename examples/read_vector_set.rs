@@ -2,13 +2,15 @@
 //!
 //!     cargo run --release --example read_vector_set -- REPOSITORY
 //!
+//! An encrypted repository is opened with the passphrase in `REGROW_PASSPHRASE`.
+//!
 //! Every part is checked against the digest in its commit record and the digest of its contents.
 
 use std::path::Path;
 
 use futures::TryStreamExt;
 use regrow::Result;
-use regrow::repository::Repository;
+use regrow::repository::{Repository, Unlock};
 use regrow::vectors::{StoredVectorSet, VectorSetRecord, VectorSource};
 
 #[tokio::main]
@@ -17,7 +19,8 @@ async fn main() -> Result<()> {
         eprintln!("usage: read_vector_set REPOSITORY");
         return Ok(());
     };
-    let repository = Repository::open(&url, Path::new("."), &[]).await?;
+    let unlock = std::env::var("REGROW_PASSPHRASE").map(Unlock::passphrase).unwrap_or_default();
+    let repository = Repository::open(&url, Path::new("."), &[], &unlock).await?;
     let names: Vec<String> = repository.list("vector-sets").map_ok(|(name, ..)| name).try_collect().await?;
     for name in names {
         let id = name.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");

@@ -278,6 +278,26 @@ pub(crate) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+/// True when the store refused: no permission, a device that is mounted read-only, an object that is locked against
+/// deletion, also where that is only the cause.
+pub(crate) fn refused(error: &Error) -> bool {
+    use std::io::ErrorKind as Io;
+    if error.kind() == ErrorKind::Denied {
+        return true;
+    }
+    let mut next = std::error::Error::source(error);
+    while let Some(e) = next {
+        let io = e.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(io, Some(Io::PermissionDenied | Io::ReadOnlyFilesystem))
+            || matches!(e.downcast_ref::<object_store::Error>(), Some(object_store::Error::PermissionDenied { .. }))
+        {
+            return true;
+        }
+        next = e.source();
+    }
+    false
+}
+
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         if is_full(&e) {
@@ -286,25 +306,6 @@ impl From<std::io::Error> for Error {
                 .because(e);
         }
         Self::new(ErrorKind::Storage, "reading or writing a file failed").because(e)
-    }
-}
-
-impl From<object_store::Error> for Error {
-    fn from(e: object_store::Error) -> Self {
-        use object_store::Error as S;
-        if is_full(&e) {
-            return Self::new(ErrorKind::StorageFull, "no room left in the store")
-                .guidance("free some room and run the same command again: it continues where it stopped")
-                .because(e);
-        }
-        match &e {
-            S::NotFound { path, .. } => Self::new(ErrorKind::NotFound, "object not found").with("object", path.clone()),
-            S::AlreadyExists { path, .. } => {
-                Self::new(ErrorKind::AlreadyExists, "object exists already").with("object", path.clone())
-            }
-            _ => Self::new(ErrorKind::Storage, "an operation on the object store failed"),
-        }
-        .because(e)
     }
 }
 

@@ -25,7 +25,10 @@ pub(crate) struct ChunkedDocument {
 
 impl ChunkedDocument {
     /// Cuts a document.
-    pub(crate) fn cut(chunker: &Chunker, object: SourceObject, document: Document) -> Result<Self> {
+    pub(crate) fn cut(chunker: &Chunker, mut object: SourceObject, document: Document) -> Result<Self> {
+        if document.version.is_some() {
+            object.version.clone_from(&document.version);
+        }
         let chunks = chunker.chunk(&document.text, document.format).map_err(|e| {
             let e = e.with("file", &document.path);
             match document.line {

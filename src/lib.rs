@@ -23,10 +23,12 @@ pub mod repair;
 mod replica;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod secret;
 pub mod snapshot;
 mod spill;
 pub mod status;
+pub mod store;
 pub mod targets;
 #[cfg(test)]
 mod testing;

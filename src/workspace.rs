@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::model::{Dtype, ModelCard, ModelContext, ModelStore};
 use crate::pipeline::{ChunkingSettings, CorpusSettings, Pipeline, ReplicaSettings, StoreSettings};
-use crate::repository::Repository;
-use crate::secret::SecretRef;
+use crate::repository::{Locking, Repository, Unlock};
+use crate::secret::{Secret, SecretRef};
 use crate::targets::Target;
 use crate::targets::memory::MemoryTarget;
 use crate::validate::QueryEmbedder;
@@ -33,6 +33,8 @@ pub struct Workspace {
     pub events: Events,
     /// How the run is stopped.
     pub cancel: Cancel,
+    /// How long to wait for another run that holds the repository.
+    pub lock_wait: std::time::Duration,
     /// Settings and credentials of object stores, keys as `object_store` names them (`aws_region`); never logged.
     pub store_options: Vec<(String, String)>,
     /// Looks up an environment variable that a model card names for the key of its service.
@@ -42,6 +44,8 @@ pub struct Workspace {
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
+    unlock: Arc<tokio::sync::OnceCell<Unlock>>,
+    given: Option<Repository>,
 }
 
 impl Workspace {
@@ -53,17 +57,23 @@ impl Workspace {
             models: Arc::new(models),
             events: Events::silent(),
             cancel: Cancel::default(),
+            lock_wait: std::time::Duration::ZERO,
             store_options: Vec::new(),
             variables: Arc::new(|_| None),
             replica: None,
             engine: None,
             opened: Arc::default(),
+            unlock: Arc::default(),
+            given: None,
         }
     }
 
     /// The pipeline's repository, or the replica that was chosen instead. Where it cannot be opened, the error says which
     /// other one could serve.
     pub async fn repository(&self) -> Result<Repository> {
+        if let Some(repository) = &self.given {
+            return Ok(repository.clone());
+        }
         let place = self.chosen()?;
         match self.open_repository(&place).await {
             Ok(repository) => Ok(repository),
@@ -71,16 +81,52 @@ impl Workspace {
         }
     }
 
-    /// Opens the repository that is at a place.
+    /// Opens the repository that is at a place, with the pipeline's key: replicas have the same.
     pub(crate) async fn open_repository(&self, place: &ReplicaSettings) -> Result<Repository> {
-        Repository::open(&place.url, &self.base, &self.options(&place.store)?).await
+        let unlock = self.unlock().await?;
+        let repository = Repository::open(&place.url, &self.base, &self.options(&place.store)?, &unlock).await?;
+        Ok(repository.with_locking(self.locking()))
     }
 
     /// The pipeline's repository, created when there is none.
     pub(crate) async fn create_repository(&self) -> Result<Repository> {
+        if let Some(repository) = &self.given {
+            return Ok(repository.clone());
+        }
         self.refuse_replica()?;
         let settings = &self.pipeline.repository;
-        Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?).await
+        let unlock = self.unlock().await?;
+        let repository =
+            Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await?;
+        Ok(repository.with_locking(self.locking()))
+    }
+
+    fn locking(&self) -> Locking {
+        Locking { wait: self.lock_wait, cancel: self.cancel.clone(), ..Locking::default() }
+    }
+
+    /// The pipeline's repository without its keys: enough for names and stored bytes.
+    pub async fn locked_repository(&self) -> Result<Repository> {
+        let settings = &self.pipeline.repository;
+        Repository::open_locked(&settings.url, &self.base, &self.options(&settings.store)?).await
+    }
+
+    /// What opens the pipeline's repository. A key command runs once, however often the repository is opened.
+    pub async fn unlock(&self) -> Result<Unlock> {
+        let settings = self.pipeline.repository.encryption.clone();
+        let resolve = async {
+            let passphrase = self.secret(settings.passphrase).await?;
+            let key = self.secret(settings.key).await?;
+            Ok(Unlock::new(passphrase, key))
+        };
+        self.unlock.get_or_try_init(|| resolve).await.cloned()
+    }
+
+    /// A secret that is given by reference.
+    pub async fn secret(&self, reference: Option<SecretRef>) -> Result<Option<Secret>> {
+        let Some(reference) = reference else { return Ok(None) };
+        let (variables, base) = (self.variables.clone(), self.base.clone());
+        tokio::task::spawn_blocking(move || reference.resolve(&*variables, &base).map(Some)).await?
     }
 
     /// The corpus that the settings describe.
@@ -117,6 +163,12 @@ impl Workspace {
     pub fn with_target(self, target: Arc<dyn Target>) -> Self {
         *self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(target);
         self
+    }
+
+    /// Uses this repository, which is open, instead of the pipeline's.
+    #[must_use]
+    pub fn with_repository(self, repository: Repository) -> Self {
+        Self { given: Some(repository), ..self }
     }
 
     /// The same with a target of its own, in memory, that nothing is written to: the pipeline's is not opened.

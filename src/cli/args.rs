@@ -48,6 +48,16 @@ pub(crate) struct Global {
     /// Never fetch anything from a network
     #[arg(long, global = true, env = "REGROW_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
+    /// How long to wait for another run that holds the repository, for example 10m
+    #[arg(
+        long,
+        global = true,
+        env = "REGROW_LOCK_WAIT",
+        default_value = "0s",
+        value_name = "SPAN",
+        hide_default_value = true
+    )]
+    pub(crate) lock_wait: String,
 }
 
 /// Form of log lines.
@@ -77,6 +87,12 @@ pub(crate) enum Verb {
     Repair(RepairArgs),
     /// Bring what replicas of the repository lack to them
     Copy(CopyArgs),
+    /// Remove snapshots, by id or by the rules of [retention]
+    Forget(super::retention::ForgetArgs),
+    /// Remove what no snapshot needs any more: marked first, removed after a grace
+    Prune(super::retention::PruneArgs),
+    /// Remove locks that dead runs left behind
+    Unlock(super::retention::UnlockArgs),
     /// Show what would be lost now, what is served, and when it was last proven
     Status,
     /// List the snapshots
@@ -85,6 +101,11 @@ pub(crate) enum Verb {
     Show(ShowArgs),
     /// Search a collection with a text
     Query(QueryArgs),
+    /// List, add, remove or rotate what opens an encrypted repository
+    Key {
+        #[command(subcommand)]
+        action: super::keys::KeyAction,
+    },
     /// List, show or fetch models
     Models(ModelsArgs),
     /// Check that everything a restore needs is there and fits together

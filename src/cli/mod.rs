@@ -5,11 +5,13 @@ mod bench;
 mod copy;
 mod doctor;
 mod format;
+mod keys;
 mod models;
 mod printer;
 mod progress;
 mod quickstart;
 mod repair;
+mod retention;
 mod settings;
 mod terminal;
 mod verbs;
@@ -88,10 +90,14 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
         Verb::Verify(args) => verify::run(&settings, printer, &args).await,
         Verb::Repair(args) => repair::run(&settings, printer, &args).await,
         Verb::Copy(args) => copy::run(&settings, printer, &args).await,
+        Verb::Forget(args) => retention::forget(&settings, printer, &args).await,
+        Verb::Prune(args) => retention::prune(&settings, printer, &args).await,
+        Verb::Unlock(args) => retention::unlock(&settings, printer, &args).await,
         Verb::Status => verbs::status(&settings, printer).await,
         Verb::List => verbs::list(&settings, printer).await,
         Verb::Show(args) => verbs::show(&settings, printer, &args).await,
         Verb::Query(args) => verbs::query(&settings, printer, &args).await,
+        Verb::Key { action } => keys::run(&settings, printer, action).await,
         Verb::Models(args) => models::run(&settings, printer, args.action).await,
         Verb::Bench(args) => bench::run(&settings, printer, args).await,
         Verb::Doctor => doctor::run(&settings, printer).await,

@@ -7,6 +7,7 @@ use regrow::cancel::Cancel;
 use regrow::event::Events;
 use regrow::model::{FetchOptions, ModelStore};
 use regrow::pipeline::Pipeline;
+use regrow::retention::parse_span;
 use regrow::{Error, ErrorKind, Result, Workspace};
 
 use super::args::Global;
@@ -106,6 +107,8 @@ impl Settings {
         workspace.replica = self.global.repository.clone();
         workspace.events = self.events.clone();
         workspace.cancel = self.cancel.clone();
+        workspace.lock_wait =
+            parse_span(&self.global.lock_wait).map_err(|e| e.with("option", "--lock-wait"))?.unsigned_abs();
         workspace.store_options = self.fetch.store_options.clone();
         workspace.variables = std::sync::Arc::new(|name| std::env::var(name).ok());
         Ok(workspace)

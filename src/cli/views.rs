@@ -9,7 +9,7 @@ use regrow::query::QueryReport;
 use regrow::repository::{DocumentRow, Manifest, SnapshotSummary};
 use regrow::restore::{RestorePlan, RestoreReport};
 use regrow::snapshot::SnapshotReport;
-use regrow::status::StatusReport;
+use regrow::status::{Standing, StatusReport};
 use regrow::validate::Check;
 use serde_json::Value;
 
@@ -210,13 +210,25 @@ pub(super) fn status(r: &StatusReport) -> String {
         let served = if c.aliases.is_empty() { String::new() } else { format!(", served as {}", c.aliases.join(", ")) };
         let _ = writeln!(out, "  collection {}: {} points, {state}{served}", c.name, count(c.count));
     }
-    match &r.last_drill {
-        Some(drill) => {
-            let result = if drill["ok"] == true { "passed" } else { "FAILED" };
-            let rto = duration(drill["seconds"]["total"].as_f64().unwrap_or(0.0));
-            let _ = writeln!(out, "  last drill {}: {result}, RTO {rto}", drill["drill"].as_str().unwrap_or("-"));
+    for replica in &r.replicas {
+        let state = match (&replica.problem, replica.current) {
+            (Some(problem), _) => format!("! {problem}"),
+            (None, true) => "has the latest snapshot".to_owned(),
+            (None, false) => "lacks the latest snapshot: run `regrow copy`".to_owned(),
+        };
+        let _ = writeln!(out, "  replica {} at {}: {state}", replica.name, replica.url);
+    }
+    for answer in &r.answers {
+        let mark = match answer.standing {
+            Standing::Good => '✓',
+            Standing::Partly => '~',
+            Standing::Unknown => '?',
+            Standing::Bad => '✗',
+        };
+        let _ = writeln!(out, "{mark} {:<10} {}", format!("{}?", answer.question), answer.text);
+        if let Some(next) = &answer.next {
+            let _ = writeln!(out, "             → {next}");
         }
-        None => out += "  no drill yet: run `regrow drill`\n",
     }
     for problem in &r.problems {
         let _ = writeln!(out, "  ! {problem}");

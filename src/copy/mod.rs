@@ -20,6 +20,7 @@ mod select;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::TryStreamExt;
@@ -35,7 +36,7 @@ use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::pipeline::ReplicaSettings;
-use crate::repository::{Repository, path};
+use crate::repository::{Lock, LockKind, Repository, path};
 use crate::workspace::Workspace;
 
 /// What is copied, and how.
@@ -71,6 +72,8 @@ pub struct CopyTarget {
     pub created: bool,
     /// Key slots that the source does not have.
     pub extra_keys: Vec<String>,
+    /// Keeps a prune of the replica away; asked before anything is committed there.
+    pub lock: Option<Arc<Lock>>,
 }
 
 /// Copies from the pipeline's repository, or the one chosen instead, to the replicas named in `to`: names of the pipeline, or
@@ -91,9 +94,26 @@ pub async fn copy(workspace: &Workspace, to: &[String], options: &CopyOptions) -
             .with("url", &place.url));
     }
     let source = workspace.repository().await?;
-    let opening = places.iter().map(|place| open(workspace, &source, place, options.mode));
+    let lock = source.lock_to_read("copy", &workspace.events).await?;
+    let copied = copy_locked(workspace, &source, &places, options).await;
+    lock.release().await;
+    copied
+}
+
+async fn copy_locked(
+    workspace: &Workspace,
+    source: &Repository,
+    places: &[ReplicaSettings],
+    options: &CopyOptions,
+) -> Result<CopyReport> {
+    let opening = places.iter().map(|place| open(workspace, source, place, options.mode));
     let targets = futures::future::join_all(opening).await;
-    copy_to(&source, targets, options, &workspace.events, &workspace.cancel).await
+    let locks: Vec<Arc<Lock>> = targets.iter().filter_map(|target| target.lock.clone()).collect();
+    let copied = copy_to(source, targets, options, &workspace.events, &workspace.cancel).await;
+    for lock in locks {
+        lock.release().await;
+    }
+    copied
 }
 
 /// Opens one replica, and makes it first where it is not there.
@@ -101,22 +121,27 @@ async fn open(workspace: &Workspace, source: &Repository, place: &ReplicaSetting
     let seeded = async {
         let bare = match workspace.bare_replica(place, mode == CopyMode::Copy) {
             Err(e) if e.kind() == ErrorKind::NotFound && mode != CopyMode::Copy => {
-                return Ok((None, Seeded::default()));
+                return Ok((None, Seeded::default(), None));
             }
             other => other?,
         };
         let seeded = seed(source, &bare, mode != CopyMode::Copy).await?;
         if seeded.absent {
-            return Ok((None, seeded));
+            return Ok((None, seeded, None));
         }
-        Ok::<_, Error>((Some(workspace.open_replica(place).await?), seeded))
+        let repository = workspace.open_replica(place).await?;
+        let lock = match mode {
+            CopyMode::Copy => Some(Arc::new(repository.lock(LockKind::Shared, "copy", &workspace.events).await?)),
+            CopyMode::DryRun | CopyMode::Check => None,
+        };
+        Ok::<_, Error>((Some(repository), seeded, lock))
     };
-    let (repository, seeded) = match seeded.await {
-        Ok((repository, seeded)) => (Ok(repository), seeded),
-        Err(e) => (Err(e.with("replica", &place.name)), Seeded::default()),
+    let (repository, seeded, lock) = match seeded.await {
+        Ok((repository, seeded, lock)) => (Ok(repository), seeded, lock),
+        Err(e) => (Err(e.with("replica", &place.name)), Seeded::default(), None),
     };
     let Seeded { created, extra_keys, .. } = seeded;
-    CopyTarget { name: place.name.clone(), url: place.url.clone(), repository, created, extra_keys }
+    CopyTarget { name: place.name.clone(), url: place.url.clone(), repository, created, extra_keys, lock }
 }
 
 /// What was found, or made, at the place of a replica.
@@ -151,6 +176,15 @@ pub(crate) async fn seed(source: &Repository, bare: &Repository, look_only: bool
         None => {
             copy_small(source, bare, path::REPOSITORY).await?;
             seeded.created = true;
+            // A store that replaces what it was told not to replace is no place for a repository.
+            match bare.put_new(path::REPOSITORY, source.get(path::REPOSITORY).await?).await {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+                Ok(_) => {
+                    bare.delete(path::REPOSITORY).await?;
+                    return Err(crate::store::ignores_conditions().with("repository", bare.url()));
+                }
+            }
         }
     }
     let keys = |repository: &Repository| {
@@ -198,18 +232,18 @@ pub async fn copy_to(
     let planning = targets.into_iter().enumerate().map(|(place, target)| {
         let selection = &selection;
         async move {
-            let CopyTarget { name, url, repository, created, extra_keys } = target;
+            let CopyTarget { name, url, repository, created, extra_keys, lock } = target;
             let report = ReplicaReport { name, url, created, extra_keys, ..ReplicaReport::default() };
             let planned = match repository {
                 Err(e) => Err(e),
                 // Where there is none, nothing is there.
                 Ok(None) => {
-                    let empty =
-                        Repository::over(std::sync::Arc::new(object_store::memory::InMemory::new()), &report.url);
+                    let empty = Repository::over(Arc::new(object_store::memory::InMemory::new()), &report.url);
                     ReplicaPlan::make(empty, report.clone(), selection, cancel).await
                 }
                 Ok(Some(repository)) => ReplicaPlan::make(repository, report.clone(), selection, cancel).await,
             };
+            let planned = planned.map(|plan| ReplicaPlan { lock, ..plan });
             (place, planned.map_err(|e| (report, e)))
         }
     });

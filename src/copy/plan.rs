@@ -1,6 +1,7 @@
 //! What one replica lacks.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 
@@ -8,7 +9,7 @@ use super::report::ReplicaReport;
 use super::select::{Selection, Unit};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
-use crate::repository::{ObjectRef, Repository};
+use crate::repository::{Lock, ObjectRef, Repository};
 use crate::vectors::VectorSetRecord;
 use crate::verify::{DamagedObject, ObjectKind, Problem, committed, describe, read_record};
 
@@ -22,7 +23,6 @@ pub(super) enum Todo {
 }
 
 /// One replica, with what it lacks.
-#[derive(Debug)]
 pub(super) struct ReplicaPlan {
     pub(super) repository: Repository,
     /// By index into the selection's objects.
@@ -37,6 +37,7 @@ pub(super) struct ReplicaPlan {
     pub(super) sets: Vec<usize>,
     pub(super) drills: Vec<String>,
     pub(super) report: ReplicaReport,
+    pub(super) lock: Option<Arc<Lock>>,
 }
 
 /// Small records read at once.
@@ -60,6 +61,7 @@ impl ReplicaPlan {
             sets: Vec::new(),
             drills: selection.drills.iter().filter(|name| !sizes.contains_key(*name)).cloned().collect(),
             report,
+            lock: None,
         };
         let there = |unit: &Unit| sizes.contains_key(&unit.record);
         // What the replica's own records vouch for. Those of snapshots are the source's, byte for byte.

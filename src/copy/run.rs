@@ -252,7 +252,8 @@ pub(crate) async fn part_at(repository: &Repository, path: &str) -> Result<Optio
         rows: None,
         buckets: None,
     };
-    match tokio::task::spawn_blocking(move || read_part(&name, bytes)).await? {
+    let seal = repository.file_seal(path)?;
+    match tokio::task::spawn_blocking(move || read_part(&name, bytes, &seal)).await? {
         Ok(rows) => object.rows = Some(rows.len() as u64),
         Err(_) => return Ok(None),
     }
@@ -283,14 +284,21 @@ async fn arrive(replica: &Repository, object: &ObjectRef, bytes: Bytes, trust: b
 /// Writes the commit records of one replica: of what is complete there.
 async fn commit(shared: &Shared, i: usize, selection: &Selection, cancel: &Cancel) -> Result<()> {
     let target = &shared.replicas[i].0;
-    let (drills, sets, snapshots) = {
+    let (drills, sets, snapshots, lock) = {
         let mut replica = shared.replica(i);
         if replica.stopped.is_some() {
             return Ok(());
         }
         let plan = &mut replica.plan;
-        (std::mem::take(&mut plan.drills), plan.sets.clone(), plan.snapshots.clone())
+        (std::mem::take(&mut plan.drills), plan.sets.clone(), plan.snapshots.clone(), plan.lock.clone())
     };
+    // A prune may have taken what was found there.
+    if let Some(lock) = lock
+        && let Err(e) = lock.still_held().await
+    {
+        shared.replica(i).stopped = Some(e);
+        return Ok(());
+    }
     for name in drills {
         cancel.check()?;
         match copy_record(shared, target, &name).await {

@@ -19,6 +19,7 @@ use super::*;
 use crate::embed::{Engine, Tokenizer};
 use crate::model::{FetchOptions, ModelStore};
 use crate::pipeline::Pipeline;
+use crate::repository::FileSeal;
 use crate::restore::{RestoreOptions, restore};
 use crate::snapshot::{SnapshotOptions, snapshot};
 use crate::vectors::{read_part, write_part};
@@ -266,6 +267,7 @@ async fn run(source: &Repository, targets: Vec<(&str, Repository)>, options: &Co
             repository,
             created,
             extra_keys: Vec::new(),
+            lock: None,
         });
     }
     copy_to(source, opened, options, &Events::silent(), &Cancel::default()).await
@@ -433,11 +435,11 @@ async fn a_part_that_is_as_good_is_kept_and_named_as_it_is() {
     let all = contents(from.as_ref()).await;
     let name = all.keys().find(|name| ObjectKind::of(name) == ObjectKind::Part).unwrap();
     let part = name.rsplit('/').next().unwrap().parse().unwrap();
-    let mut rows = read_part(&part, all[name].clone()).unwrap();
+    let mut rows = read_part(&part, all[name].clone(), &FileSeal::none()).unwrap();
     rows[0].vector[0] += 1e-7;
     let mut folders = name.split('/').skip(1).map(|digest| digest.parse().unwrap());
     let (model, rules) = (folders.next().unwrap(), folders.next().unwrap());
-    let other = write_part(&part, &rows, 8, &model, &rules).unwrap();
+    let other = write_part(&part, &rows, 8, &model, &rules, &FileSeal::none()).unwrap();
     assert_ne!(other, all[name]);
     let to = Arc::new(InMemory::new());
     seed(&source, &over(to.clone()), false).await.unwrap();

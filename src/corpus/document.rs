@@ -57,4 +57,7 @@ pub struct Document {
     pub digest: Digest,
     /// Size of the document as stored, in bytes.
     pub bytes: u64,
+    /// Version of the object that it was read from, where the store has versions: a listing does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }

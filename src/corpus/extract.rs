@@ -74,6 +74,7 @@ pub(super) fn file(
         digest: Digest::of(bytes),
         bytes: bytes.len() as u64,
         text,
+        version: None,
     })
 }
 

@@ -76,7 +76,7 @@ impl Corpus {
     /// # Errors
     /// As [`Corpus::open`].
     pub fn open_with(settings: &CorpusSettings, base: &Path, options: Vec<(String, String)>) -> Result<Self> {
-        let (place, url) = place::open(&settings.url, base, options)?;
+        let (place, url) = place::open(&settings.url, base, &options)?;
         Self::new(settings, place, url)
     }
 
@@ -166,6 +166,14 @@ impl Corpus {
         self.0.place.head(path).await
     }
 
+    /// The object in the version that it names, where the store keeps that; otherwise as it is now, as [`Corpus::head`].
+    ///
+    /// # Errors
+    /// As [`Corpus::head`].
+    pub async fn pinned(&self, object: &SourceObject) -> Result<Option<SourceObject>> {
+        self.0.place.pinned(object).await
+    }
+
     /// Whether the object at `path` holds records, rather than one document.
     pub fn holds_records(&self, path: &str) -> bool {
         self.0.selection.records(path).is_some()
@@ -187,15 +195,17 @@ impl Inner {
         }
         let mut bytes = Vec::new();
         // It may have grown since it was listed.
-        self.place
-            .reader(object, handle)?
+        let (reader, read) = self.place.reader(object, handle)?;
+        reader
             .take(self.max_bytes.saturating_add(1))
             .read_to_end(&mut bytes)
             .map_err(|e| place::read_failed(path, e))?;
         if bytes.len() as u64 > self.max_bytes {
             return Err(too_large(bytes.len() as u64));
         }
-        extract::file(path, &bytes, self.encoding, self.pattern.as_ref()).map_err(|e| e.with("file", path))
+        let document =
+            extract::file(path, &bytes, self.encoding, self.pattern.as_ref()).map_err(|e| e.with("file", path))?;
+        Ok(Document { version: read.version, ..document })
     }
 
     fn read_records(

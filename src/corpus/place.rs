@@ -1,9 +1,15 @@
 //! Where a corpus is: a directory, or a prefix of an object store.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
+use super::document::SourceObject;
+use super::walk;
+use crate::error::{Error, ErrorKind, Result};
+pub(super) use crate::store::display;
+use crate::store::{self, Opened};
 use bytes::{Buf, Bytes};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -14,11 +20,6 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use tokio::runtime::Handle;
-use url::Url;
-
-use super::document::SourceObject;
-use super::walk;
-use crate::error::{Error, ErrorKind, Result};
 
 /// Where the objects are.
 #[derive(Debug, Clone)]
@@ -28,28 +29,17 @@ pub(super) enum Place {
 }
 
 /// Opens a place, and its name for people.
-pub(super) fn open(text: &str, base: &FilePath, options: Vec<(String, String)>) -> Result<(Place, String)> {
+pub(super) fn open(text: &str, base: &FilePath, options: &[(String, String)]) -> Result<(Place, String)> {
     let wrong = |what: &str| {
         Error::new(ErrorKind::Configuration, what)
             .with("corpus.url", display(text))
             .guidance("set `corpus.url` to a directory or to a URL such as `s3://bucket/prefix`")
     };
-    if text.is_empty() {
-        return Err(wrong("the corpus has no location"));
-    }
-    let directory = if text.contains("://") {
-        let url = Url::parse(text).map_err(|e| wrong("the corpus URL cannot be read").because(e))?;
-        if url.scheme() != "file" {
-            let (store, prefix) = object_store::parse_url_opts(&url, options).map_err(|e| {
-                // The store's own message may repeat the URL with all that is in it.
-                let cause = e.to_string().replace(url.as_str(), &display(text));
-                wrong("the corpus URL cannot be opened").because(cause)
-            })?;
-            return Ok((Place::Store { store: Arc::from(store), prefix }, display(text)));
+    let directory = match store::open(text, base, options).map_err(|e| e.with("key", "corpus.url"))? {
+        Opened::Remote(remote) => {
+            return Ok((Place::Store { store: remote.store, prefix: remote.prefix }, display(text)));
         }
-        url.to_file_path().map_err(|()| wrong("the corpus URL names no local directory"))?
-    } else {
-        base.join(text)
+        Opened::Directory(directory) => directory,
     };
     match std::fs::metadata(&directory) {
         Ok(meta) if meta.is_dir() => Ok((Place::Directory(directory), display(text))),
@@ -60,21 +50,6 @@ pub(super) fn open(text: &str, base: &FilePath, options: Vec<(String, String)>) 
     }
 }
 
-/// A URL without what may be secret: passwords, signatures, tokens.
-pub(super) fn display(text: &str) -> String {
-    let Some((scheme, _)) = text.split_once("://") else { return text.to_owned() };
-    // What cannot be read cannot be told apart from a password either.
-    let Ok(mut url) = Url::parse(text) else { return format!("{scheme}://…") };
-    // `az://container@account` is no secret; a name before a password is half of one.
-    if url.password().is_some() || matches!(url.scheme(), "http" | "https") {
-        let _ = url.set_password(None);
-        let _ = url.set_username("");
-    }
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
-}
-
 /// An error of the store about one object: one that is gone is a bad document, all else is the store's.
 pub(super) fn failed(path: &str, e: object_store::Error) -> Error {
     if let object_store::Error::NotFound { .. } = e {
@@ -83,10 +58,7 @@ pub(super) fn failed(path: &str, e: object_store::Error) -> Error {
             .guidance("the corpus changed while it was read: run the same command again")
             .because(e);
     }
-    Error::from(e)
-        .with("file", path)
-        .guidance("check the store's state and your access, then run the same command again")
-        .transient()
+    Error::from(e).with("file", path)
 }
 
 impl Place {
@@ -123,11 +95,7 @@ impl Place {
         let at = Some(prefix).filter(|p| !p.as_ref().is_empty());
         store
             .list(at)
-            .map_err(|e| {
-                Error::from(e)
-                    .guidance("check the store's state and your access, then run the same command again")
-                    .transient()
-            })
+            .map_err(move |e| Error::from(e).with("prefix", prefix))
             .try_filter_map(move |meta| async move { Ok(Self::source(prefix, meta)) })
             .boxed()
     }
@@ -151,19 +119,52 @@ impl Place {
         }
     }
 
-    /// The object's bytes as a blocking reader; call it, and the reader, on a blocking thread.
-    pub(super) fn reader(&self, object: &SourceObject, handle: &Handle) -> Result<Box<dyn BufRead + Send>> {
+    /// The object in the version that `object` names, or as it is now when that one is not kept, or none is named.
+    pub(super) async fn pinned(&self, object: &SourceObject) -> Result<Option<SourceObject>> {
+        let (Self::Store { store, prefix }, Some(version)) = (self, &object.version) else {
+            return self.head(&object.path).await;
+        };
+        let options = GetOptions { head: true, version: Some(version.clone()), ..Default::default() };
+        match store.get_opts(&Self::location(prefix, &object.path)?, options).await {
+            Ok(got) => Ok(Self::source(prefix, got.meta).map(|found| in_version(found, Some(version)))),
+            Err(object_store::Error::NotFound { .. }) => self.head(&object.path).await,
+            Err(e) => Err(failed(&object.path, e)),
+        }
+    }
+
+    /// The object's bytes as a blocking reader, in the version that `object` names, and what it is that is read: size,
+    /// etag and version are those of the bytes. Call it, and the reader, on a blocking thread.
+    pub(super) fn reader(
+        &self,
+        object: &SourceObject,
+        handle: &Handle,
+    ) -> Result<(Box<dyn BufRead + Send>, SourceObject)> {
         let path = &object.path;
         match self {
             Self::Directory(root) => {
                 let file = self.open_file(root, path)?;
-                Ok(Box::new(BufReader::with_capacity(128 << 10, file)))
+                let failed = |e| walk::unreadable("a file of the corpus cannot be read", path, e);
+                let read = walk::describe(path.clone(), &file.metadata().map_err(failed)?);
+                Ok((Box::new(BufReader::with_capacity(128 << 10, file)), read))
             }
             Self::Store { store, prefix } => {
                 let options = GetOptions { version: object.version.clone(), ..Default::default() };
                 let location = Self::location(prefix, path)?;
                 let got = handle.block_on(store.get_opts(&location, options)).map_err(|e| failed(path, e))?;
-                Ok(Box::new(StoreReader { handle: handle.clone(), stream: got.into_stream(), current: Bytes::new() }))
+                let read = Self::source(prefix, got.meta.clone()).unwrap_or_else(|| object.clone());
+                let read = in_version(read, object.version.as_ref());
+                let reader = StoreReader {
+                    handle: handle.clone(),
+                    store: store.clone(),
+                    location,
+                    version: read.version.clone(),
+                    etag: read.etag.clone(),
+                    range: got.range.clone(),
+                    resumed: 0,
+                    stream: got.into_stream(),
+                    current: Bytes::new(),
+                };
+                Ok((Box::new(reader), read))
             }
         }
     }
@@ -174,18 +175,38 @@ impl Place {
         std::fs::File::open(file).map_err(|e| walk::unreadable("a file of the corpus cannot be read", path, e))
     }
 
-    /// The object's bytes for the Parquet reader.
-    pub(super) fn parquet(&self, object: &SourceObject) -> Result<Box<dyn AsyncFileReader>> {
+    /// The object's bytes for the Parquet reader, and what it is that is read, as [`Place::reader`] gives them. All
+    /// ranges are of the same version, where the store has versions.
+    pub(super) fn parquet(
+        &self,
+        object: &SourceObject,
+        handle: &Handle,
+    ) -> Result<(Box<dyn AsyncFileReader>, SourceObject)> {
+        let path = &object.path;
         Ok(match self {
-            Self::Directory(root) => Box::new(tokio::fs::File::from_std(self.open_file(root, &object.path)?)),
-            Self::Store { store, prefix } => Box::new(StoreRanges {
-                store: store.clone(),
-                location: Self::location(prefix, &object.path)?,
-                size: object.size,
-                version: object.version.clone(),
-            }),
+            Self::Directory(root) => {
+                let file = self.open_file(root, path)?;
+                let failed = |e| walk::unreadable("a file of the corpus cannot be read", path, e);
+                let read = walk::describe(path.clone(), &file.metadata().map_err(failed)?);
+                (Box::new(tokio::fs::File::from_std(file)), read)
+            }
+            Self::Store { store, prefix } => {
+                let location = Self::location(prefix, path)?;
+                let options = GetOptions { head: true, version: object.version.clone(), ..Default::default() };
+                let got = handle.block_on(store.get_opts(&location, options)).map_err(|e| failed(path, e))?;
+                let read = Self::source(prefix, got.meta).unwrap_or_else(|| object.clone());
+                let read = in_version(read, object.version.as_ref());
+                let ranges =
+                    StoreRanges { store: store.clone(), location, size: read.size, version: read.version.clone() };
+                (Box::new(ranges), read)
+            }
         })
     }
+}
+
+/// Not every store repeats the version that it was asked for.
+fn in_version(read: SourceObject, asked: Option<&String>) -> SourceObject {
+    SourceObject { version: read.version.or_else(|| asked.cloned()), ..read }
 }
 
 /// An error inside an [`io::Error`], back as ours.
@@ -196,19 +217,57 @@ pub(super) fn read_failed(path: &str, e: io::Error) -> Error {
     }
 }
 
-/// A store's byte stream as a blocking reader.
+/// How often a reader goes on where an answer broke off, without having got anything in between.
+const RESUMES: u32 = 3;
+
+/// A store's byte stream as a blocking reader. The client itself resumes an answer that breaks off, but only for some
+/// minutes after the request, and what reads here may take its time.
 struct StoreReader {
     handle: Handle,
+    store: Arc<dyn ObjectStore>,
+    location: Path,
+    version: Option<String>,
+    etag: Option<String>,
+    /// What is still to come.
+    range: Range<u64>,
+    resumed: u32,
     stream: BoxStream<'static, object_store::Result<Bytes>>,
     current: Bytes,
+}
+
+impl StoreReader {
+    /// Goes on where the answer broke off, if the object is still the same one.
+    fn resume(&mut self, e: object_store::Error) -> object_store::Result<()> {
+        let same = self.etag.is_some() || self.version.is_some();
+        if !same
+            || self.range.is_empty()
+            || self.resumed == RESUMES
+            || matches!(e, object_store::Error::Precondition { .. })
+        {
+            return Err(e);
+        }
+        self.resumed += 1;
+        let options = GetOptions {
+            range: Some(self.range.clone().into()),
+            version: self.version.clone(),
+            if_match: self.etag.clone(),
+            ..Default::default()
+        };
+        self.stream = self.handle.block_on(self.store.get_opts(&self.location, options))?.into_stream();
+        Ok(())
+    }
 }
 
 impl BufRead for StoreReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.current.is_empty() {
             match self.handle.block_on(self.stream.next()) {
-                Some(Ok(bytes)) => self.current = bytes,
-                Some(Err(e)) => return Err(io::Error::other(e)),
+                Some(Ok(bytes)) => {
+                    self.range.start += bytes.len() as u64;
+                    self.resumed = 0;
+                    self.current = bytes;
+                }
+                Some(Err(e)) => self.resume(e).map_err(io::Error::other)?,
                 None => break,
             }
         }

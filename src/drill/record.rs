@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use serde::Serialize;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::measure::Machine;
 use crate::repository::{Repository, path};
 use crate::restore::RestoreReport;
@@ -105,10 +105,7 @@ pub async fn history(repository: &Repository) -> Result<Vec<serde_json::Value>> 
     names.sort();
     let mut records = Vec::with_capacity(names.len());
     for name in names {
-        let bytes = repository.get(&name).await?;
-        records.push(serde_json::from_slice(&bytes).map_err(|e| {
-            Error::new(ErrorKind::Damaged, "the record of a drill is damaged").with("object", &name).because(e)
-        })?);
+        records.push(repository.get_json(&name).await?);
     }
     Ok(records)
 }

@@ -1,12 +1,13 @@
 //! Running a drill.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::{DrillFailure, DrillReport, Objective};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::timed_id;
 use crate::measure::Machine;
-use crate::repository::{Repository, path};
+use crate::repository::{Lock, Repository, path};
 use crate::restore::{OnChanged, Prepared, RestoreOptions, RestoreReport, run};
 use crate::targets::{Purpose, Target};
 use crate::workspace::Workspace;
@@ -33,7 +34,21 @@ pub async fn drill(workspace: &Workspace, options: &DrillOptions) -> Result<Dril
     let id = timed_id(started);
     let repository = workspace.repository().await?;
     let target = workspace.target()?;
-    remove_abandoned(workspace, target.as_ref(), started).await?;
+    let lock = Arc::new(repository.lock_to_read("drill", &workspace.events).await?);
+    let outcome = locked(workspace, options, &repository, target.as_ref(), &lock, (clock, started, id)).await;
+    lock.release().await;
+    outcome
+}
+
+async fn locked(
+    workspace: &Workspace,
+    options: &DrillOptions,
+    repository: &Repository,
+    target: &dyn Target,
+    lock: &Arc<Lock>,
+    (clock, started, id): (Instant, jiff::Timestamp, String),
+) -> Result<DrillReport> {
+    remove_abandoned(workspace, target, started).await?;
     let scratch = format!("{}-drill-{id}", workspace.pipeline.collection());
     // Parts computed for the drill lie apart: the drill proves that they can be derived, it does not replace any.
     let own_parts = format!("{}/{id}", path::DRILLS);
@@ -48,8 +63,8 @@ pub async fn drill(workspace: &Workspace, options: &DrillOptions) -> Result<Dril
         scratch: Some(scratch.clone()),
         parts_root: if options.reuse { path::VECTORS.to_owned() } else { own_parts.clone() },
     };
-    let outcome = rehearse(workspace, restore, clock).await;
-    let cleaned = clean_up(target.as_ref(), &repository, &scratch, &own_parts).await;
+    let outcome = rehearse(workspace, restore, clock, lock).await;
+    let cleaned = clean_up(target, repository, &scratch, &own_parts).await;
     if let Err(e) = &cleaned {
         workspace.events.warn(format!("the drill could not clean up after itself: {e}"));
     }
@@ -57,14 +72,14 @@ pub async fn drill(workspace: &Workspace, options: &DrillOptions) -> Result<Dril
         Ok(outcome) => outcome,
         Err(e) => {
             let failure = DrillFailure::new(workspace, id, started, clock.elapsed().as_secs_f64(), &e, cleaned.is_ok());
-            if let Err(e) = failure.store(&repository).await {
+            if let Err(e) = failure.store(repository).await {
                 workspace.events.warn(format!("the failed drill could not be recorded: {e}"));
             }
             return Err(e);
         }
     };
     let report = judge(workspace, id, started, report, manifest_created, cleaned.is_ok());
-    report.store(&repository).await?;
+    report.store(repository).await?;
     Ok(report)
 }
 
@@ -72,8 +87,9 @@ async fn rehearse(
     workspace: &Workspace,
     options: RestoreOptions,
     clock: Instant,
+    lock: &Arc<Lock>,
 ) -> Result<(RestoreReport, jiff::Timestamp)> {
-    let prepared = Prepared::open(workspace, options).await?;
+    let prepared = Prepared::open(workspace, options).await?.under(lock.clone());
     let plan = prepared.plan().await?;
     let report = run(&prepared, &plan, clock).await?;
     Ok((report, plan.created))

@@ -9,6 +9,8 @@ use url::Url;
 use super::settings::*;
 use crate::corpus::{PathPattern, Selection};
 use crate::error::{Error, ErrorKind, Result};
+use crate::retention::{parse_span, preset, within};
+use crate::store::StoreKind;
 use crate::targets::field;
 
 /// Schemes of stores that can be listed and written.
@@ -53,8 +55,10 @@ impl Pipeline {
         self.check_names(&mut f);
         self.check_corpus(&mut f);
         self.check_places(base, &mut f);
+        self.check_stores(base, &mut f);
         self.check_numbers(&mut f);
         self.check_target(&mut f);
+        self.check_retention(&mut f);
 
         let mut problems = f.problems.into_iter();
         let Some(first) = problems.next() else { return Ok(f.warnings) };
@@ -77,6 +81,25 @@ impl Pipeline {
             all.insert(name.to_owned(), FieldType::Keyword);
         }
         all
+    }
+
+    fn check_retention(&self, f: &mut Findings) {
+        let retention = &self.retention;
+        let mut report = |key: &str, outcome: Result<()>| {
+            if let Err(e) = outcome {
+                let given = e.context().iter().map(|(_, value)| format!(": {value}")).collect::<String>();
+                f.problem(key, format!("{}{given}", e.message()), e.next_step().unwrap_or_default());
+            }
+        };
+        report("retention.preset", retention.preset.as_deref().map_or(Ok(()), |p| preset(p).map(drop)));
+        report("retention.keep_within", retention.keep_within.as_deref().map_or(Ok(()), |w| within(w).map(drop)));
+        report("retention.grace", retention.grace.as_deref().map_or(Ok(()), |g| parse_span(g).map(drop)));
+        f.require(
+            retention.keep_tags.iter().all(|tag| !tag.trim().is_empty()),
+            "retention.keep_tags",
+            "a tag is empty",
+            "name the tags whose snapshots are kept, or leave the list empty",
+        );
     }
 
     fn check_names(&self, f: &mut Findings) {
@@ -208,6 +231,44 @@ impl Pipeline {
         }
     }
 
+    /// Settings of stores, and the replicas.
+    fn check_stores(&self, base: &Path, f: &mut Findings) {
+        store("corpus.store", &self.corpus.url, &self.corpus.store, f);
+        store("repository.store", &self.repository.url, &self.repository.store, f);
+        // Findings about the URL itself are there already.
+        let own = place("repository.url", &self.repository.url, base, &[], &mut Findings::default());
+        let mut places: Vec<(String, Option<Place>)> = vec![("the repository".to_owned(), own)];
+        let mut names = BTreeSet::new();
+        for (i, replica) in self.repository.replicas.iter().enumerate() {
+            let key = |name: &str| format!("repository.replicas.{i}.{name}");
+            f.require(
+                is_name(&replica.name),
+                key("name"),
+                "this is not a usable name",
+                "use 1 to 128 letters, digits, `-`, `_` and `.`, and begin with a letter or digit",
+            );
+            if !names.insert(&replica.name) {
+                f.problem(key("name"), format!("two replicas are named `{}`", replica.name), "give each its own name");
+            }
+            let found = place(&key("url"), &replica.url, base, &[], f);
+            store(&key("store"), &replica.url, &replica.store, f);
+            for (other, at) in &places {
+                if let (Some(found), Some(at)) = (&found, at)
+                    && (found.inside(at).is_some() || at.inside(found).is_some())
+                    // The same address may be two places: at two endpoints.
+                    && (matches!(found, Place::Local(_)) || endpoints_agree(self, i, other))
+                {
+                    f.problem(
+                        key("url"),
+                        format!("the replica lies in {other}, or that lies in it"),
+                        "a replica protects only in a place of its own: another disk, bucket, account or provider",
+                    );
+                }
+            }
+            places.push((format!("the replica `{}`", replica.name), found));
+        }
+    }
+
     /// Whether nothing below this path of the corpus is ever taken.
     fn leaves_out(&self, inside: &str) -> bool {
         if !self.corpus.hidden && inside.split('/').any(|name| name.starts_with('.')) {
@@ -315,6 +376,30 @@ fn globs(key: &str, patterns: &[String], f: &mut Findings) {
         } else if pattern.contains('\\') {
             f.warnings.push(format!("{key}: `{pattern}` matches nothing: paths are separated by /"));
         }
+    }
+}
+
+/// Whether a replica has the same endpoint as the place named `other`.
+fn endpoints_agree(pipeline: &Pipeline, replica: usize, other: &str) -> bool {
+    let repository = &pipeline.repository;
+    let endpoint = |store: &StoreSettings| store.get("endpoint").or_else(|| store.get("base_url")).cloned();
+    let other = repository
+        .replicas
+        .iter()
+        .find(|r| format!("the replica `{}`", r.name) == other)
+        .map_or(&repository.store, |r| &r.store);
+    endpoint(&repository.replicas[replica].store) == endpoint(other)
+}
+
+/// Settings of the store at `url`.
+fn store(key: &str, url: &str, settings: &StoreSettings, f: &mut Findings) {
+    // A scheme that no store has is a finding about the URL.
+    let Some(kind) = StoreKind::of(url) else { return };
+    if matches!(kind, StoreKind::Directory | StoreKind::Memory) && !settings.is_empty() {
+        f.warnings.push(format!("{key}: a directory uses no settings of a store"));
+    }
+    for (name, what, next) in crate::store::check(kind, settings.iter()) {
+        f.problem(format!("{key}.{name}"), what, next);
     }
 }
 
@@ -486,6 +571,64 @@ mod tests {
             let e = with(&[("corpus.url", url)]).unwrap_err();
             assert_eq!(e.context_value("key"), Some("corpus.url"), "{url}");
             assert!(!format!("{e} {e:?}").contains("hunter2"), "{e:?}");
+        }
+    }
+
+    fn with_toml(extra: &str) -> Result<Vec<String>> {
+        let text = format!(
+            "name='docs'\n[corpus]\nurl='s3://docs/x'\n[repository]\nurl='s3://backup/x'\n[target]\nkind='memory'\n{extra}"
+        );
+        Pipeline::from_toml(&text, "p.toml")?.validate(Path::new("/base"))
+    }
+
+    #[test]
+    fn settings_of_stores_are_known_keys_and_hold_no_secrets() {
+        let good = "[corpus.store]\nregion='eu-west-1'\naccess_key_id='env:A'\nsecret_access_key='file:b'\n\
+                    [repository.store]\nendpoint='http://127.0.0.1:9000'\ntimeout='30s'";
+        assert_eq!(with_toml(good).unwrap(), Vec::<String>::new());
+        for (extra, key, next) in [
+            ("[corpus.store]\nreigon='eu-west-1'", "corpus.store.reigon", "`region`"),
+            ("[repository.store]\nsecret_access_key='hunter2'", "repository.store.secret_access_key", "env:NAME"),
+            (
+                "[[repository.replicas]]\nname='b'\nurl='az://c/x'\nstore={account_key='hunter2'}",
+                "repository.replicas.0.store.account_key",
+                "env:NAME",
+            ),
+        ] {
+            let e = with_toml(extra).unwrap_err();
+            assert_eq!((e.kind(), e.context_value("key")), (ErrorKind::Configuration, Some(key)), "{e}");
+            assert!(e.next_step().unwrap().contains(next), "{:?}", e.next_step());
+            assert!(!format!("{e} {e:?}").contains("hunter2"), "{e:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_uses_no_settings_of_a_store() {
+        let warnings = with_toml("[[repository.replicas]]\nname='b'\nurl='/r'\nstore={region='x'}").unwrap();
+        assert!(warnings.len() == 1 && warnings[0].starts_with("repository.replicas.0.store"), "{warnings:?}");
+    }
+
+    #[test]
+    fn replicas_have_names_and_places_of_their_own() {
+        let replica = |name: &str, url: &str, store: &str| {
+            format!("[[repository.replicas]]\nname='{name}'\nurl='{url}'\nstore={{{store}}}\n")
+        };
+        let good = [
+            replica("a", "s3://other/x", ""),
+            replica("b", "/r", ""),
+            replica("c", "s3://backup/x", "endpoint='https://h'"),
+        ];
+        assert_eq!(with_toml(&good.concat()).unwrap(), Vec::<String>::new());
+        for (replicas, key) in [
+            (replica("a b", "/r", ""), "repository.replicas.0.name"),
+            (replica("a", "/r", "") + &replica("a", "/s", ""), "repository.replicas.1.name"),
+            (replica("a", "s3://backup/x", ""), "repository.replicas.0.url"),
+            (replica("a", "s3://backup/x/y", ""), "repository.replicas.0.url"),
+            (replica("a", "s3://backup", ""), "repository.replicas.0.url"),
+            (replica("a", "/r", "") + &replica("b", "/r", ""), "repository.replicas.1.url"),
+            (replica("a", "https://host/x", ""), "repository.replicas.0.url"),
+        ] {
+            assert_eq!(with_toml(&replicas).unwrap_err().context_value("key"), Some(key), "{replicas}");
         }
     }
 

@@ -27,7 +27,7 @@ use self::plan::plan;
 use self::run::Run;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::ReplicaSettings;
-use crate::repository::{Repository, identity_of, path};
+use crate::repository::{LockKind, Repository, identity_of, path};
 use crate::verify::{DamagedObject, ObjectKind, Problem, VerifyOptions, describe, examine};
 use crate::workspace::Workspace;
 
@@ -62,22 +62,41 @@ pub async fn repair(workspace: &Workspace, options: &RepairOptions) -> Result<Re
         return Ok(report.finish(started));
     };
     report.repository = repository.url().to_owned();
+    if options.dry_run {
+        mend(workspace, &repository, &sources, options, &mut report).await?;
+        return Ok(report.finish(started));
+    }
+    let lock = repository.lock(LockKind::Shared, "repair", &workspace.events).await?;
+    let mended = mend(workspace, &repository, &sources, options, &mut report).await;
+    lock.release().await;
+    mended?;
+    Ok(report.finish(started))
+}
+
+/// Looks and mends until nothing more comes to light.
+async fn mend(
+    workspace: &Workspace,
+    repository: &Repository,
+    sources: &[Source],
+    options: &RepairOptions,
+    report: &mut RepairReport,
+) -> Result<()> {
     let mut touched = BTreeSet::new();
     let mut given_up = BTreeSet::new();
     for _ in 0..ROUNDS {
-        let found = examine(&repository, &options.verify, None, &workspace.events, &workspace.cancel).await?;
+        let found = examine(repository, &options.verify, None, &workspace.events, &workspace.cancel).await?;
         report.damaged += found.damaged.iter().filter(|d| !touched.contains(&d.object)).count() as u64;
         let damaged: Vec<_> = found.damaged.into_iter().filter(|d| !given_up.contains(&d.object)).collect();
         if damaged.is_empty() {
             break;
         }
         touched.extend(damaged.iter().map(|damaged| damaged.object.clone()));
-        let planned = plan(workspace, &repository, &sources, damaged).await?;
+        let planned = plan(workspace, repository, sources, damaged).await?;
         if options.dry_run {
             report.actions.extend(planned.actions);
             break;
         }
-        let mut run = Run::new(workspace, &repository, &sources);
+        let mut run = Run::new(workspace, repository, sources);
         let mut actions = run.all(planned).await?;
         touched.extend(run.rewritten);
         report.bytes_copied += run.bytes_copied;
@@ -96,10 +115,10 @@ pub async fn repair(workspace: &Workspace, options: &RepairOptions) -> Result<Re
     }
     if !options.dry_run && !touched.is_empty() {
         let full = VerifyOptions::default();
-        let after = examine(&repository, &full, Some(&touched), &workspace.events, &workspace.cancel).await?;
+        let after = examine(repository, &full, Some(&touched), &workspace.events, &workspace.cancel).await?;
         report.remaining = after.damaged;
     }
-    Ok(report.finish(started))
+    Ok(())
 }
 
 /// The repositories that objects can be taken from. One that was named must open; others are passed over with a warning.

@@ -199,6 +199,7 @@ async fn origins(
             }
         };
         let set = VectorSetRecord::id(
+            repository,
             &manifest.model_fingerprint,
             &manifest.rules_fingerprint,
             plans.iter().map(|part| part.name),

@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
         for action in rebuild {
             let Some(origin) = planned.origins.iter().find(|o| o.set == record_id(&action.object)) else { continue };
             for part in &origin.parts {
-                if part_at(self.repository, &object_of(origin, &part.name)).await?.is_none() {
+                if part_at(self.repository, &object_of(self.repository, origin, &part.name)).await?.is_none() {
                     wanted.entry(origin.manifest.id.clone()).or_default().insert(part.name);
                 }
             }
@@ -179,7 +179,7 @@ impl<'a> Run<'a> {
     async fn rebuild(&mut self, origin: &Origin) -> Result<()> {
         let mut parts = Vec::with_capacity(origin.parts.len());
         for part in &origin.parts {
-            let path = object_of(origin, &part.name);
+            let path = object_of(self.repository, origin, &part.name);
             let object = part_at(self.repository, &path).await?.ok_or_else(|| {
                 Error::new(ErrorKind::Damaged, "a part of the vector set is missing and could not be computed")
                     .with("object", &path)
@@ -232,9 +232,10 @@ impl<'a> Run<'a> {
 }
 
 /// Where a part of a snapshot lies.
-fn object_of(origin: &Origin, name: &PartName) -> String {
+fn object_of(repository: &Repository, origin: &Origin, name: &PartName) -> String {
     let manifest = &origin.manifest;
-    format!("{}/{name}", path::parts(path::VECTORS, &manifest.model_fingerprint, &manifest.rules_fingerprint))
+    let (model, rules) = (&manifest.model_fingerprint, &manifest.rules_fingerprint);
+    format!("{}/{name}", repository.parts_folder(path::VECTORS, model, rules))
 }
 
 /// The bytes of an object at a replica, proven to be right.

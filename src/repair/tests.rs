@@ -4,6 +4,7 @@ use std::path::{Path as FilePath, PathBuf};
 use super::*;
 use crate::copy::tests::{filled, workspace};
 use crate::copy::{CopyOptions, copy};
+use crate::repository::FileSeal;
 use crate::vectors::{read_part, write_part};
 use crate::verify::verify;
 
@@ -158,10 +159,11 @@ async fn a_part_that_is_right_is_kept_and_every_record_over_it_is_corrected() {
     let named = |name: &str| records.iter().filter(|r| String::from_utf8_lossy(r).contains(name)).count();
     let name = all.keys().find(|n| ObjectKind::of(n) == ObjectKind::Part && named(n) == 2).unwrap();
     let part = name.rsplit('/').next().unwrap().parse().unwrap();
-    let mut rows = read_part(&part, all[name].clone().into()).unwrap();
+    let mut rows = read_part(&part, all[name].clone().into(), &FileSeal::none()).unwrap();
     rows[0].vector[0] += 1e-7;
     let mut folders = name.split('/').skip(1).map(|digest| digest.parse().unwrap());
-    let other = write_part(&part, &rows, 8, &folders.next().unwrap(), &folders.next().unwrap()).unwrap();
+    let other =
+        write_part(&part, &rows, 8, &folders.next().unwrap(), &folders.next().unwrap(), &FileSeal::none()).unwrap();
     place.write(name, &other);
     assert!(!place.sound().await);
     let report = place.repair().await;
@@ -201,4 +203,41 @@ async fn a_replica_of_another_repository_is_passed_over() {
     place.write(name, b"");
     let report = place.repair().await;
     assert_eq!((report.ok, report.actions[0].how), (false, How::Nothing));
+}
+
+#[tokio::test]
+async fn an_encrypted_repository_is_verified_copied_and_mended_the_same_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut workspace = workspace(directory.path(), &["second"]);
+    workspace.pipeline.repository.encryption.key = Some("env:KEY".parse().unwrap());
+    workspace.variables = std::sync::Arc::new(|_| Some("5a".repeat(32)));
+    filled(&workspace).await;
+    let record = directory.path().join("repository/drills/one.json");
+    std::fs::remove_file(record).unwrap();
+    let place = Place { root: directory.path().join("repository"), workspace, _directory: directory };
+    assert!(place.sound().await);
+    assert!(copy(&place.workspace, &[], &CopyOptions::default()).await.unwrap().ok);
+    let all = files(&place.root);
+    assert_eq!(all, files(&place.workspace.base.join("second")));
+    let mut seen = BTreeSet::new();
+    for (name, bytes) in &all {
+        let kind = ObjectKind::of(name);
+        if kind == ObjectKind::Key || !seen.insert(kind) {
+            continue;
+        }
+        let mut flipped = bytes.clone();
+        flipped[bytes.len() / 2] ^= 8;
+        place.write(name, if kind == ObjectKind::Repository { &bytes[..9] } else { &flipped });
+        let report = place.repair().await;
+        assert!(report.ok && report.damaged == 1, "{name}: {report:?}");
+        assert!(place.sound().await, "{name}");
+    }
+    assert!(seen.len() >= 6, "{seen:?}");
+    // Without the replica a part is computed again, and enciphered again.
+    std::fs::remove_dir_all(place.workspace.base.join("second")).unwrap();
+    let part = all.keys().find(|name| ObjectKind::of(name) == ObjectKind::Part).unwrap();
+    place.write(part, b"");
+    let report = place.repair().await;
+    assert_eq!((report.ok, report.actions[0].how), (true, How::Compute), "{report:?}");
+    assert!(place.sound().await);
 }

@@ -9,13 +9,14 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
+use super::file_seal::{FileSeal, FileWriterSeal};
 use super::layout::path;
 use super::manifest::{Manifest, ObjectRef};
+use super::seal::guarded;
 use super::store::Repository;
 use crate::corpus::{Document, SourceObject};
 use crate::error::{Error, ErrorKind, Result};
@@ -194,18 +195,21 @@ fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
 
 /// Size at which an inventory object is closed and the next begun.
 const OBJECT_BYTES: usize = 32 << 20;
+/// Buckets after which it is closed in any case: an encrypted file has at most 32,767 row groups.
+const ROW_GROUPS: u32 = 16_384;
 
 /// Writes an inventory bucket by bucket, in ascending order.
 pub struct InventoryWriter<'a> {
     repository: &'a Repository,
     objects: Vec<ObjectRef>,
     open: Option<(ArrowWriter<Vec<u8>>, u32, u32, u64)>,
+    seal: Option<FileWriterSeal>,
 }
 
 impl<'a> InventoryWriter<'a> {
     /// An inventory for a snapshot that is being taken.
     pub fn new(repository: &'a Repository) -> Self {
-        Self { repository, objects: Vec::new(), open: None }
+        Self { repository, objects: Vec::new(), open: None, seal: None }
     }
 
     /// Adds the documents of one bucket, sorted by id.
@@ -216,11 +220,15 @@ impl<'a> InventoryWriter<'a> {
         let (mut writer, first, mut count) = match self.open.take() {
             Some((writer, first, _, count)) => (writer, first, count),
             None => {
-                let properties = WriterProperties::builder()
+                let mut properties = WriterProperties::builder()
                     .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
-                    .set_max_row_group_row_count(None)
-                    .build();
-                (ArrowWriter::try_new(Vec::new(), schema(), Some(properties))?, bucket, 0)
+                    .set_max_row_group_row_count(None);
+                let seal = self.repository.file_seal(path::INVENTORIES)?.begin()?;
+                if let Some(encryption) = seal.properties() {
+                    properties = properties.with_file_encryption_properties(encryption);
+                }
+                self.seal = Some(seal);
+                (ArrowWriter::try_new(Vec::new(), schema(), Some(properties.build()))?, bucket, 0)
             }
         };
         writer.write(&to_batch(rows, bucket)?)?;
@@ -228,7 +236,7 @@ impl<'a> InventoryWriter<'a> {
         count += rows.len() as u64;
         let written = writer.bytes_written();
         self.open = Some((writer, first, bucket, count));
-        if written >= OBJECT_BYTES {
+        if written >= OBJECT_BYTES || bucket - first >= ROW_GROUPS {
             self.close().await?;
         }
         Ok(())
@@ -236,7 +244,11 @@ impl<'a> InventoryWriter<'a> {
 
     async fn close(&mut self) -> Result<()> {
         let Some((writer, first, last, rows)) = self.open.take() else { return Ok(()) };
-        let mut object = self.repository.put_content(path::INVENTORIES, "parquet", writer.into_inner()?.into()).await?;
+        let bytes = match self.seal.take() {
+            Some(seal) => seal.finish(writer.into_inner()?)?,
+            None => writer.into_inner()?.into(),
+        };
+        let mut object = self.repository.put_content(path::INVENTORIES, "parquet", bytes).await?;
         object.rows = Some(rows);
         object.buckets = Some((first, last));
         self.objects.push(object);
@@ -282,35 +294,40 @@ impl<'a> InventoryReader<'a> {
                 bytes
             }
         };
-        let damaged = |e: Error| e.with("object", &self.objects[index].path);
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| damaged(e.into()))?;
-        // One row group per bucket: the bucket column's statistics find it.
-        let position = builder.schema().index_of("bucket").map_err(|e| damaged(e.into()))?;
-        let leaf = builder
-            .parquet_schema()
-            .columns()
-            .iter()
-            .position(|c| c.path().parts().first().is_some_and(|p| p == "bucket"))
-            .unwrap_or(position);
-        let groups: Vec<usize> = (0..builder.metadata().num_row_groups())
-            .filter(|&g| {
-                use parquet::file::statistics::Statistics;
-                match builder.metadata().row_group(g).column(leaf).statistics() {
-                    Some(Statistics::Int32(s)) => s.min_opt().is_none_or(|min| *min as u32 == bucket),
-                    _ => true,
-                }
-            })
-            .collect();
-        let reader = builder.with_row_groups(groups).with_batch_size(8192).build().map_err(|e| damaged(e.into()))?;
-        let mut rows = Vec::new();
-        for batch in reader {
-            let batch = batch.map_err(|e| damaged(e.into()))?;
-            if column::<UInt32Array>(&batch, "bucket")?.value(0) == bucket {
-                rows.extend(from_batch(&batch).map_err(damaged)?);
-            }
-        }
-        Ok(rows)
+        let seal = self.repository.file_seal(path::INVENTORIES)?;
+        guarded(|| read_bucket(&seal, bytes, bucket)).map_err(|e| e.with("object", &self.objects[index].path))
     }
+}
+
+/// The documents of one bucket from the bytes of its object.
+pub(super) fn read_bucket(seal: &FileSeal, bytes: Bytes, bucket: u32) -> Result<Vec<DocumentRow>> {
+    let builder = seal.reader(bytes)?;
+    // One row group per bucket: the bucket column's statistics find it.
+    let position = builder.schema().index_of("bucket")?;
+    let leaf = builder
+        .parquet_schema()
+        .columns()
+        .iter()
+        .position(|c| c.path().parts().first().is_some_and(|p| p == "bucket"))
+        .unwrap_or(position);
+    let groups: Vec<usize> = (0..builder.metadata().num_row_groups())
+        .filter(|&g| {
+            use parquet::file::statistics::Statistics;
+            match builder.metadata().row_group(g).column(leaf).statistics() {
+                Some(Statistics::Int32(s)) => s.min_opt().is_none_or(|min| *min as u32 == bucket),
+                _ => true,
+            }
+        })
+        .collect();
+    let reader = builder.with_row_groups(groups).with_batch_size(8192).build()?;
+    let mut rows = Vec::new();
+    for batch in reader {
+        let batch = batch?;
+        if column::<UInt32Array>(&batch, "bucket")?.value(0) == bucket {
+            rows.extend(from_batch(&batch)?);
+        }
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub(crate) mod path {
     pub(crate) const VECTOR_SETS: &str = "vector-sets";
     pub(crate) const DRILLS: &str = "drills";
     pub(crate) const RESTORES: &str = "restores";
+    pub(crate) const LOCKS: &str = "locks";
+    pub(crate) const PRUNES: &str = "prunes";
     /// Inventories, canaries and lists of skipped documents, named by their digest: snapshots share them.
     pub(crate) const INVENTORIES: &str = "inventories";
     pub(crate) const CANARIES: &str = "canaries";
@@ -22,6 +24,13 @@ pub(crate) mod path {
     /// Indexes of captured objects, and packs with their blobs, named by their digest.
     pub(crate) const CAPTURED: &str = "captured";
     pub(crate) const DOCUMENTS: &str = "documents";
+
+    /// Key slots of an encrypted repository.
+    pub(crate) const KEYS: &str = "keys";
+
+    pub(crate) fn key_slot(id: &str) -> String {
+        format!("{KEYS}/{id}.json")
+    }
 
     pub(crate) fn manifest(id: &str) -> String {
         format!("{SNAPSHOTS}/{id}/manifest.json")

@@ -203,7 +203,7 @@ impl Manifest {
     /// Reads a snapshot.
     pub async fn read(repository: &Repository, id: &str) -> Result<Self> {
         let name = path::manifest(id);
-        let bytes = repository.get_optional(&name).await?.ok_or_else(|| {
+        let bytes = repository.open_sealed_optional(&name).await?.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "there is no such snapshot")
                 .with("snapshot", id)
                 .with("repository", repository.url())

@@ -6,30 +6,46 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path as ObjectPath, prefix::PrefixStore};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path as ObjectPath, prefix::PrefixStore};
 use serde::{Deserialize, Serialize};
 
+use super::keys::Unlock;
 use super::layout::{FORMAT_VERSION, path};
+use super::locks::Locking;
 use super::manifest::ObjectRef;
+use super::seal::Protection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
+use crate::store::{self, Opened, StoreKind};
 
 /// `repository.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RepositoryRecord {
+pub(super) struct RepositoryRecord {
     format: u32,
-    id: uuid::Uuid,
+    pub(super) id: uuid::Uuid,
     created: jiff::Timestamp,
+    /// It was made with a key: everything but this record and the key slots is encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) encrypted: bool,
+}
+
+impl RepositoryRecord {
+    pub(super) fn new(encrypted: bool) -> Self {
+        Self { format: FORMAT_VERSION, id: uuid::Uuid::new_v4(), created: jiff::Timestamp::now(), encrypted }
+    }
 }
 
 /// A repository: the object-store prefix that holds snapshots, vector sets and drill records.
 #[derive(Clone)]
 pub struct Repository {
     pub(super) store: Arc<dyn ObjectStore>,
+    kind: StoreKind,
     /// Set for a local directory: its files are synced to the device when they are written.
     local: Option<PathBuf>,
     url: String,
+    pub(super) protection: Protection,
+    locking: Locking,
 }
 
 impl std::fmt::Debug for Repository {
@@ -40,55 +56,43 @@ impl std::fmt::Debug for Repository {
 
 impl Repository {
     /// Opens an existing repository. `url` is a directory (relative to `base`) or an object-store URL.
-    /// `options` are the store's settings and credentials, keys as `object_store` names them.
-    pub async fn open(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
-        let this = Self::connect(url, base, options, false)?;
-        match this.get_optional(path::REPOSITORY).await? {
-            Some(bytes) => this.check_format(&bytes)?,
-            None => {
-                return Err(Error::new(ErrorKind::NotFound, "there is no repository here")
-                    .with("repository", &this.url)
-                    .guidance("`regrow snapshot` creates it; check `repository.url` in the pipeline"));
-            }
-        }
-        Ok(this)
+    /// `options` are the store's settings and credentials, keys as `object_store` names them; `unlock` is what
+    /// opens it when it is encrypted.
+    pub async fn open(url: &str, base: &Path, options: &[(String, String)], unlock: &Unlock) -> Result<Self> {
+        Self::connect(url, base, options, false)?.unlock(unlock).await
     }
 
-    /// Opens a repository, creating it when there is none.
-    pub async fn open_or_create(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
-        let this = Self::connect(url, base, options, true)?;
-        if let Some(bytes) = this.get_optional(path::REPOSITORY).await? {
-            this.check_format(&bytes)?;
-            return Ok(this);
-        }
-        let record =
-            RepositoryRecord { format: FORMAT_VERSION, id: uuid::Uuid::new_v4(), created: jiff::Timestamp::now() };
-        match this.put_json(path::REPOSITORY, &record).await {
-            // Somebody else made it in the meantime.
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            other => {
-                other?;
+    /// Opens a repository, creating it when there is none: encrypted when there is anything to unlock it with.
+    pub async fn open_or_create(url: &str, base: &Path, options: &[(String, String)], unlock: &Unlock) -> Result<Self> {
+        Self::connect(url, base, options, true)?.create(unlock).await
+    }
+
+    /// Opens a repository as it is stored, without any key: of an encrypted one only names and stored bytes can be
+    /// had, which is enough to copy it and to compare digests.
+    pub async fn open_locked(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
+        Self::connect(url, base, options, false)?.locked().await
+    }
+
+    /// A store that replaces what it was told not to replace is no place for a repository: found out with the record
+    /// that was just written.
+    pub(super) async fn refuse_without_conditions(&self, record: &RepositoryRecord) -> Result<()> {
+        match self.put_record(record).await {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => {
+                self.delete(path::REPOSITORY).await?;
+                Err(store::ignores_conditions().with("repository", &self.url))
             }
         }
-        Ok(this)
     }
 
     pub(super) fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
-        let configuration = |e: String| {
-            Error::new(ErrorKind::Configuration, "this repository URL cannot be used").with("url", url).because(e)
-        };
-        if url.contains("://") && !url.starts_with("file://") {
-            let parsed = url::Url::parse(url).map_err(|e| configuration(e.to_string()))?;
-            let (store, prefix) = object_store::parse_url_opts(&parsed, options.iter().cloned())
-                .map_err(|e| configuration(e.to_string()))?;
-            return Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), local: None, url: url.to_owned() });
-        }
-        let directory = match url.strip_prefix("file://") {
-            Some(_) => url::Url::parse(url)
-                .ok()
-                .and_then(|u| u.to_file_path().ok())
-                .ok_or_else(|| configuration("not a file URL".to_owned()))?,
-            None => base.join(url),
+        let directory = match store::open(url, base, options).map_err(|e| e.with("key", "repository.url"))? {
+            Opened::Remote(remote) => {
+                let store = Arc::new(PrefixStore::new(remote.store, remote.prefix));
+                return Ok(Self::at(store, remote.kind, None, store::display(url)));
+            }
+            Opened::Directory(directory) => directory,
         };
         if create {
             std::fs::create_dir_all(&directory).map_err(|e| Error::from(e).with("directory", directory.display()))?;
@@ -99,16 +103,33 @@ impl Repository {
                 .guidance("`regrow snapshot` creates it; check `repository.url` in the pipeline"));
         }
         let store = LocalFileSystem::new_with_prefix(&directory)?;
-        Ok(Self { store: Arc::new(store), url: directory.display().to_string(), local: Some(directory) })
+        let url = directory.display().to_string();
+        Ok(Self::at(Arc::new(store), StoreKind::Directory, Some(directory), url))
+    }
+
+    fn at(store: Arc<dyn ObjectStore>, kind: StoreKind, local: Option<PathBuf>, url: String) -> Self {
+        Self { store, kind, local, url, protection: Protection::None, locking: Locking::default() }
     }
 
     /// A repository over a store that is there already: for tests and embedding programs.
     pub fn over(store: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { store, local: None, url: url.to_owned() }
+        Self::at(store, StoreKind::Memory, None, url.to_owned())
     }
 
-    fn check_format(&self, bytes: &[u8]) -> Result<()> {
-        let record: RepositoryRecord = serde_json::from_slice(bytes).map_err(|e| {
+    /// The same repository with other times of locking.
+    #[must_use]
+    pub fn with_locking(self, locking: Locking) -> Self {
+        Self { locking, ..self }
+    }
+
+    pub(super) fn locking(&self) -> &Locking {
+        &self.locking
+    }
+
+    /// `repository.json`, when there is one.
+    pub(super) async fn record(&self) -> Result<Option<RepositoryRecord>> {
+        let Some(bytes) = self.get_optional(path::REPOSITORY).await? else { return Ok(None) };
+        let record: RepositoryRecord = serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(ErrorKind::Damaged, "the repository record is unreadable")
                 .with("object", path::REPOSITORY)
                 .with("repository", &self.url)
@@ -120,7 +141,13 @@ impl Repository {
                 .with("readable", FORMAT_VERSION)
                 .guidance("use a regrow at least as new as the one that wrote it"));
         }
-        Ok(())
+        Ok(Some(record))
+    }
+
+    pub(super) async fn put_record(&self, record: &RepositoryRecord) -> Result<()> {
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot write JSON").because(e))?;
+        self.put_new(path::REPOSITORY, text.into()).await.map(drop)
     }
 
     /// Where it is, for people.
@@ -128,13 +155,12 @@ impl Repository {
         &self.url
     }
 
-    /// Writes a new object; [`ErrorKind::AlreadyExists`] when there is one.
+    /// Writes a new object; [`ErrorKind::AlreadyExists`] when there is one. One that an interrupted try of this very
+    /// call may have left, with exactly these bytes, counts as written.
     pub async fn put_new(&self, name: &str, bytes: Bytes) -> Result<ObjectRef> {
         let (length, digest) = (bytes.len() as u64, Digest::of(&bytes));
         let location = ObjectPath::from(name);
-        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-        self.store
-            .put_opts(&location, bytes.into(), options)
+        store::create(self.store.as_ref(), self.kind, &location, &bytes)
             .await
             .map_err(|e| Error::from(e).with("object", name).with("repository", &self.url))?;
         self.sync(name).await?;
@@ -166,13 +192,6 @@ impl Repository {
         }
     }
 
-    /// Writes a new object as JSON.
-    pub(crate) async fn put_json<T: Serialize + Sync>(&self, name: &str, value: &T) -> Result<ObjectRef> {
-        let text = serde_json::to_vec_pretty(value)
-            .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot write JSON").with("object", name).because(e))?;
-        self.put_new(name, text.into()).await
-    }
-
     /// Makes a written object and its name survive a power failure, where the store leaves that to us.
     async fn sync(&self, name: &str) -> Result<()> {
         let Some(root) = &self.local else { return Ok(()) };
@@ -195,10 +214,12 @@ impl Repository {
 
     /// Reads an object that may be missing.
     pub async fn get_optional(&self, name: &str) -> Result<Option<Bytes>> {
-        match self.get(name).await {
+        let read = async { self.store.get(&ObjectPath::from(name)).await?.bytes().await };
+        match read.await {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+            // Only the object: a bucket that is not there is another matter.
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(Error::from(e).with("repository", &self.url)),
         }
     }
 
@@ -247,6 +268,14 @@ impl Repository {
         match self.store.delete(&ObjectPath::from(name)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(Error::from(e).with("object", name).with("repository", &self.url)),
+        }
+    }
+
+    /// Removes the folder that held an object if nothing is in it any more. Object stores have none; on a disk an
+    /// empty one is only litter.
+    pub(crate) async fn remove_empty_folder(&self, object: &str) {
+        if let (Some(root), Some((folder, _))) = (&self.local, object.rsplit_once('/')) {
+            drop(tokio::fs::remove_dir(root.join(folder)).await);
         }
     }
 

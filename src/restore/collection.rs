@@ -109,7 +109,11 @@ async fn receipts(prepared: &Prepared, owned: &OwnedCollection) -> Result<HashMa
     let mut receipts = HashMap::new();
     for name in names {
         // An unreadable receipt only means that its part is loaded again.
-        if let Ok(part) = serde_json::from_slice::<PartRef>(&repository.get(&name).await?) {
+        let part = match repository.get_json::<PartRef>(&name).await {
+            Err(e) if e.kind() != ErrorKind::Damaged => return Err(e),
+            part => part,
+        };
+        if let Ok(part) = part {
             let file = part.object.path.rsplit('/').next().unwrap_or_default().to_owned();
             receipts.insert(file, part);
         }

@@ -93,19 +93,23 @@ pub(super) async fn store(
     let (model, rules) = (prepared.manifest.model_fingerprint, prepared.manifest.rules_fingerprint);
     let dimension = prepared.manifest.model.dimension as usize;
     let Bucket { name, rows, .. } = bucket;
+    let path = prepared.object(&name);
+    let seal = prepared.repository.file_seal(&path)?;
+    let own = seal.clone();
     let (bytes, rows) = tokio::task::spawn_blocking(move || {
-        write_part(&name, &rows, dimension, &model, &rules).map(|bytes| (bytes, rows))
+        write_part(&name, &rows, dimension, &model, &rules, &own).map(|bytes| (bytes, rows))
     })
     .await??;
-    let path = prepared.object(&name);
     let mut object = match prepared.repository.put_new(&path, bytes.clone()).await {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             let there = prepared.repository.get(&path).await?;
-            if read_part(&name, there).is_ok_and(|there| there == rows) {
-                prepared.repository.get(&path).await.map(|b| object_ref(&path, &b))?
-            } else {
-                prepared.repository.delete(&path).await?;
-                prepared.repository.put_new(&path, bytes).await?
+            match read_part(&name, there.clone(), &seal) {
+                Ok(stored) if stored == rows => object_ref(&path, &there),
+                Err(e) if e.kind() != ErrorKind::Damaged => return Err(e.with("object", &path)),
+                _ => {
+                    prepared.repository.delete(&path).await?;
+                    prepared.repository.put_new(&path, bytes).await?
+                }
             }
         }
         other => other?,
@@ -120,7 +124,8 @@ pub(super) async fn stored(prepared: &Prepared, name: PartName) -> Result<Option
     let path = prepared.object(&name);
     let Some(bytes) = prepared.repository.get_optional(&path).await? else { return Ok(None) };
     let mut object = object_ref(&path, &bytes);
-    match tokio::task::spawn_blocking(move || read_part(&name, bytes)).await? {
+    let seal = prepared.repository.file_seal(&path)?;
+    match tokio::task::spawn_blocking(move || read_part(&name, bytes, &seal)).await? {
         Ok(rows) => {
             object.rows = Some(rows.len() as u64);
             Ok(Some((PartRef { object, bucket: name.bucket, rows: rows.len() as u64 }, rows)))

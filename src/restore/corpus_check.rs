@@ -83,7 +83,7 @@ pub(super) async fn check_corpus(prepared: &Prepared, plan: &RestorePlan) -> Res
         let (records, files): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.line.is_some());
         let mut heads = futures::stream::iter(files)
             .map(async |row| {
-                let found = prepared.corpus.head(&row.object.path).await;
+                let found = prepared.corpus.pinned(&row.object).await;
                 (row, found)
             })
             .buffer_unordered(CONCURRENT);
@@ -100,7 +100,7 @@ pub(super) async fn check_corpus(prepared: &Prepared, plan: &RestorePlan) -> Res
         }
         for row in records {
             if last_record_object.0 != row.object.path {
-                let there = prepared.corpus.head(&row.object.path).await?.is_some();
+                let there = prepared.corpus.pinned(&row.object).await?.is_some();
                 last_record_object = (row.object.path.clone(), there);
             }
             if !last_record_object.1 {

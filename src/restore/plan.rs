@@ -12,7 +12,7 @@ use crate::corpus::Corpus;
 use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, fingerprint};
-use crate::repository::{Counts, InventoryReader, Manifest, Repository, path};
+use crate::repository::{Counts, InventoryReader, Lock, Manifest, Repository};
 use crate::snapshot::read_canaries;
 use crate::targets::Target;
 use crate::validate::{Check, Outcome};
@@ -31,6 +31,8 @@ pub struct Prepared {
     pub(super) target: Arc<dyn Target>,
     pub(super) reuse: ReuseIndex,
     pub(super) canaries: Vec<VectorRow>,
+    /// Keeps a prune away; asked before the vector set is committed.
+    pub(super) lock: Option<Arc<Lock>>,
 }
 
 /// One part to be.
@@ -142,13 +144,20 @@ impl Prepared {
             engine,
             reuse,
             canaries,
+            lock: None,
         })
+    }
+
+    /// The same under a lock, which whoever took it releases.
+    #[must_use]
+    pub fn under(self, lock: Arc<Lock>) -> Self {
+        Self { lock: Some(lock), ..self }
     }
 
     /// The object of a part.
     pub(super) fn object(&self, name: &PartName) -> String {
-        let folder =
-            path::parts(&self.options.parts_root, &self.manifest.model_fingerprint, &self.manifest.rules_fingerprint);
+        let (model, rules) = (&self.manifest.model_fingerprint, &self.manifest.rules_fingerprint);
+        let folder = self.repository.parts_folder(&self.options.parts_root, model, rules);
         format!("{folder}/{name}")
     }
 
@@ -238,6 +247,7 @@ impl Prepared {
             embed_usd: self.engine.price(tokens),
             rto_seconds: embed_seconds + manifest.counts.chunks as f64 / 4000.0,
             vector_set: VectorSetRecord::id(
+                &self.repository,
                 &manifest.model_fingerprint,
                 &manifest.rules_fingerprint,
                 parts.iter().map(|p| p.name),
@@ -282,6 +292,7 @@ pub(crate) async fn parts_of(repository: &Repository, manifest: &Manifest, cance
             chunk_digest: &r.chunk_digest,
         });
         let key = PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, bits, bucket, inputs);
+        let key = key.named(repository);
         parts.push(PartPlan {
             bucket,
             name: PartName { bits, bucket, key },

@@ -29,9 +29,15 @@ use crate::workspace::{EngineQueries, Workspace};
 /// Plans and runs a restore.
 pub async fn restore(workspace: &Workspace, options: RestoreOptions) -> Result<RestoreReport> {
     let started = Instant::now();
-    let prepared = Prepared::open(workspace, options).await?;
-    let plan = prepared.plan().await?;
-    run(&prepared, &plan, started).await
+    let lock = Arc::new(workspace.repository().await?.lock_to_read("restore", &workspace.events).await?);
+    let outcome = async {
+        let prepared = Prepared::open(workspace, options).await?.under(lock.clone());
+        let plan = prepared.plan().await?;
+        run(&prepared, &plan, started).await
+    };
+    let outcome = outcome.await;
+    lock.release().await;
+    outcome
 }
 
 /// What the streaming stages produced.
@@ -330,7 +336,8 @@ async fn conclude(
         forget(prepared, &collection).await?;
     }
     let names = streamed.parts.iter().map(PartRef::name).collect::<Result<Vec<_>>>()?;
-    let id = VectorSetRecord::id(&manifest.model_fingerprint, &manifest.rules_fingerprint, names.into_iter())?;
+    let (model, rules) = (&manifest.model_fingerprint, &manifest.rules_fingerprint);
+    let id = VectorSetRecord::id(&prepared.repository, model, rules, names.into_iter())?;
     if !drill {
         let record = VectorSetRecord {
             format: FORMAT_VERSION,
@@ -345,6 +352,9 @@ async fn conclude(
             parts: streamed.parts.clone(),
             rows,
         };
+        if let Some(lock) = &prepared.lock {
+            lock.still_held().await?;
+        }
         record.commit(&prepared.repository).await?;
         if passed && prepared.options.promote && !load_only {
             let before = prepared.target.promote(&plan.collection, &collection).await?;

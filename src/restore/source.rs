@@ -80,7 +80,7 @@ impl<'a> BucketSource<'a> {
         for object in objects.into_values() {
             self.prepared.workspace.cancel.check()?;
             // The file may have grown since the snapshot; its records prove themselves one by one.
-            let Some(object) = corpus.head(&object.path).await? else { continue };
+            let Some(object) = corpus.pinned(&object).await? else { continue };
             let mut documents = corpus.read(&object);
             loop {
                 let start = std::time::Instant::now();
@@ -237,8 +237,9 @@ impl<'a> BucketSource<'a> {
                 payload_digest: &row.payload_digest,
                 chunk_digest: &row.chunk_digest,
             });
-            name.key =
-                PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, name.bits, name.bucket, inputs);
+            let (model, rules) = (&manifest.model_fingerprint, &manifest.rules_fingerprint);
+            let key = PartKey::new(model, rules, name.bits, name.bucket, inputs);
+            name.key = key.named(&self.prepared.repository);
         }
         let mut bucket = Bucket { name, rows: Vec::new() };
         for (_, chunked) in kept {

@@ -62,13 +62,14 @@ impl CanaryPicker {
         let rules = *rules;
         let mut rows: Vec<_> = self.chosen.into_values().collect();
         let count = rows.len() as u64;
+        let seal = repository.file_seal(path::CANARIES)?;
         let bytes = tokio::task::spawn_blocking(move || {
             let texts: Vec<_> = rows.iter().map(|r| r.text.as_str()).collect();
             let embedded = engine.embed(Role::Document, &texts, &|| false)?;
             for (row, vector) in rows.iter_mut().zip(embedded.embeddings.rows()) {
                 row.vector = vector.to_vec();
             }
-            write_part(&name(), &rows, engine.context().dimension as usize, &model, &rules)
+            write_part(&name(), &rows, engine.context().dimension as usize, &model, &rules, &seal)
         })
         .await??;
         let mut object = repository.put_content(path::CANARIES, "parquet", bytes).await?;
@@ -80,5 +81,6 @@ impl CanaryPicker {
 /// The canaries of a snapshot.
 pub(crate) async fn read_canaries(repository: &Repository, manifest: &Manifest) -> Result<Vec<VectorRow>> {
     let bytes = repository.get_checked(&manifest.canaries).await?;
-    read_part(&name(), bytes).map_err(|e| e.with("object", &manifest.canaries.path))
+    read_part(&name(), bytes, &repository.file_seal(path::CANARIES)?)
+        .map_err(|e| e.with("object", &manifest.canaries.path))
 }

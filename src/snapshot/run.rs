@@ -18,8 +18,8 @@ use crate::ingest::{ChunkedDocument, IngestTimes, Ingested, ingest};
 use crate::measure::{Seconds, peak_rss_bytes};
 use crate::pipeline::{CaptureMode, CorpusSettings, OnBadDocument, StoreSettings, TargetKind};
 use crate::repository::{
-    Buckets, CorpusRecord, Counts, DocumentRow, FORMAT_VERSION, InventoryWriter, Manifest, ObjectRef, Repository,
-    SkippedDocument, TargetRecord, bucket_bits, bucket_of, path, payload_digest,
+    Buckets, CorpusRecord, Counts, DocumentRow, FORMAT_VERSION, InventoryWriter, Lock, LockKind, Manifest, ObjectRef,
+    Repository, SkippedDocument, TargetRecord, bucket_bits, bucket_of, path, payload_digest,
 };
 use crate::spill::Spill;
 use crate::validate::{GoldenBaseline, load_golden, record_baseline};
@@ -38,13 +38,28 @@ const SPILL_BITS: u8 = 8;
 const NAMED: usize = 50;
 
 /// Takes a snapshot: reads the whole corpus, writes inventory and canaries, and last the manifest.
+///
+/// # Errors
+/// Among others [`ErrorKind::Locked`], retryable, while a prune removes objects from the repository.
 pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Result<SnapshotReport> {
+    let repository = workspace.create_repository().await?;
+    let lock = repository.lock(LockKind::Shared, "snapshot", &workspace.events).await?;
+    let outcome = locked(workspace, options, repository, &lock).await;
+    lock.release().await;
+    outcome
+}
+
+async fn locked(
+    workspace: &Workspace,
+    options: &SnapshotOptions,
+    repository: Repository,
+    lock: &Lock,
+) -> Result<SnapshotReport> {
     let started = Instant::now();
     let created = jiff::Timestamp::now();
     let pipeline = &workspace.pipeline;
     let events = &workspace.events;
     let corpus = Arc::new(workspace.corpus(&pipeline.corpus)?);
-    let repository = workspace.create_repository().await?;
     let previous = match Manifest::find(&repository, "latest", Some(&pipeline.name)).await {
         Ok(manifest) => Some(manifest),
         Err(e) if e.kind() == ErrorKind::NotFound => None,
@@ -131,7 +146,7 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
         tags: Vec::new(),
         captured: None,
     };
-    manifest.commit(&repository).await?;
+    lock.commit(&repository, &manifest).await?;
     Ok(SnapshotReport {
         verb: "snapshot",
         ok: true,
@@ -326,7 +341,7 @@ impl Intake {
             text.push_str(&serde_json::to_string(skipped).unwrap_or_default());
             text.push('\n');
         }
-        repository.put_content(path::SKIPPED, "jsonl", text.into_bytes().into()).await.map(Some)
+        repository.put_sealed_content(path::SKIPPED, "jsonl", text.into_bytes().into()).await.map(Some)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
+use crate::repository::Repository;
 
 /// What one document contributes to a part's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,11 @@ impl PartKey {
             hasher.update(document.chunk_digest.as_bytes());
         }
         Self(Digest::from_hasher(&hasher))
+    }
+
+    /// The key as the repository's part names have it: in an encrypted one, nobody can compute it from contents.
+    pub(crate) fn named(self, repository: &Repository) -> Self {
+        Self(repository.name(&self.0))
     }
 }
 

@@ -1,15 +1,16 @@
 //! The bytes of a part → rows, proven to be what was written.
 
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::schema::{PART_FORMAT, content_digest, from_batch};
 use super::{PartName, VectorRow};
 use crate::error::{Error, ErrorKind, Result};
+use crate::repository::{FileSeal, guarded};
 
 /// Decodes a part and checks its name and content digest; [`ErrorKind::Damaged`] when it is not what was written.
-pub fn read_part(name: &PartName, bytes: Bytes) -> Result<Vec<VectorRow>> {
-    decode(name, bytes).map_err(|e| match e.kind() {
+/// `seal` says how it is encrypted.
+pub fn read_part(name: &PartName, bytes: Bytes, seal: &FileSeal) -> Result<Vec<VectorRow>> {
+    guarded(|| decode(name, bytes, seal)).map_err(|e| match e.kind() {
         ErrorKind::Damaged => Error::new(ErrorKind::Damaged, "a part is damaged")
             .with("part", name)
             .guidance("the next restore computes it again; `regrow verify` lists everything that is damaged")
@@ -18,8 +19,8 @@ pub fn read_part(name: &PartName, bytes: Bytes) -> Result<Vec<VectorRow>> {
     })
 }
 
-fn decode(name: &PartName, bytes: Bytes) -> Result<Vec<VectorRow>> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(8192);
+fn decode(name: &PartName, bytes: Bytes, seal: &FileSeal) -> Result<Vec<VectorRow>> {
+    let builder = seal.reader(bytes)?.with_batch_size(8192);
     let pairs = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
     let value = |key: &str| {
         let key = format!("regrow.{key}");
@@ -94,20 +95,19 @@ mod tests {
         #[test]
         fn parts_round_trip(rows in rows()) {
             let d = Digest::of(b"m");
-            let bytes = write_part(&name(), &rows, 4, &d, &d).unwrap();
-            prop_assert_eq!(read_part(&name(), bytes).unwrap(), rows);
+            let bytes = write_part(&name(), &rows, 4, &d, &d, &FileSeal::none()).unwrap();
+            prop_assert_eq!(read_part(&name(), bytes, &FileSeal::none()).unwrap(), rows);
         }
 
         #[test]
         fn any_flipped_bit_is_noticed_or_harmless(rows in rows(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let d = Digest::of(b"m");
-            let bytes = write_part(&name(), &rows, 4, &d, &d).unwrap();
+            let bytes = write_part(&name(), &rows, 4, &d, &d, &FileSeal::none()).unwrap();
             let mut damaged = bytes.to_vec();
             let at = at.index(damaged.len());
             damaged[at] ^= 1 << bit;
             // A flip in unused statistics may go unseen; the rows never differ silently.
-            let outcome = std::panic::catch_unwind(|| read_part(&name(), damaged.into()));
-            if let Ok(Ok(read)) = outcome {
+            if let Ok(read) = read_part(&name(), damaged.into(), &FileSeal::none()) {
                 prop_assert_eq!(read, rows);
             }
         }
@@ -115,17 +115,17 @@ mod tests {
         #[test]
         fn any_truncation_is_noticed(rows in rows(), keep in any::<prop::sample::Index>()) {
             let d = Digest::of(b"m");
-            let bytes = write_part(&name(), &rows, 4, &d, &d).unwrap();
+            let bytes = write_part(&name(), &rows, 4, &d, &d, &FileSeal::none()).unwrap();
             let keep = keep.index(bytes.len());
-            prop_assert!(read_part(&name(), bytes.slice(..keep)).is_err());
+            prop_assert!(read_part(&name(), bytes.slice(..keep), &FileSeal::none()).is_err());
         }
     }
 
     #[test]
     fn another_parts_bytes_are_refused() {
         let d = Digest::of(b"m");
-        let bytes = write_part(&name(), &[], 4, &d, &d).unwrap();
+        let bytes = write_part(&name(), &[], 4, &d, &d, &FileSeal::none()).unwrap();
         let other = PartName { bucket: 6, ..name() };
-        assert_eq!(read_part(&other, bytes).unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(read_part(&other, bytes, &FileSeal::none()).unwrap_err().kind(), ErrorKind::Damaged);
     }
 }

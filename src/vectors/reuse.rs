@@ -24,7 +24,7 @@ impl ReuseIndex {
     /// Lists the parts of `model`, under any chunking rules.
     pub(crate) async fn list(repository: &Repository, model: &Digest) -> Result<Self> {
         let mut parts: Vec<_> = repository
-            .list(&format!("{}/{model}", path::VECTORS))
+            .list(&format!("{}/{}", path::VECTORS, repository.name(model)))
             .try_filter_map(async |(object, _, modified)| {
                 let name = object.rsplit('/').next().unwrap_or_default().parse::<PartName>();
                 Ok(name.ok().map(|name| (name, object, modified)))
@@ -62,8 +62,8 @@ impl ReuseIndex {
                 continue;
             }
             let Some(bytes) = repository.get_optional(object).await? else { continue };
-            let name = *name;
-            let Ok(rows) = tokio::task::spawn_blocking(move || read_part(&name, bytes)).await? else { continue };
+            let (name, seal) = (*name, repository.file_seal(object)?);
+            let Ok(rows) = tokio::task::spawn_blocking(move || read_part(&name, bytes, &seal)).await? else { continue };
             for row in rows {
                 if wanted.remove(&row.chunk_digest) {
                     found.insert(row.chunk_digest, row.vector);

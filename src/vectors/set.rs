@@ -59,9 +59,15 @@ pub struct VectorSetRecord {
 
 impl VectorSetRecord {
     /// The id of the set with these parts, in bucket order.
-    pub(crate) fn id(model: &Digest, rules: &Digest, parts: impl Iterator<Item = PartName>) -> Result<String> {
+    pub(crate) fn id(
+        repository: &Repository,
+        model: &Digest,
+        rules: &Digest,
+        parts: impl Iterator<Item = PartName>,
+    ) -> Result<String> {
         let names: Vec<String> = parts.map(|p| p.to_string()).collect();
-        Ok(fingerprint("vector-set/1", &(model, rules, names))?.to_string()[..32].to_owned())
+        let id = repository.name(&fingerprint("vector-set/1", &(model, rules, names))?);
+        Ok(id.to_string()[..32].to_owned())
     }
 
     /// Writes the commit record. One that is there already is kept when it names the same objects;
@@ -72,8 +78,11 @@ impl VectorSetRecord {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             other => return other.map(drop),
         }
-        if Self::read(repository, &self.id).await.is_ok_and(|stored| stored.parts == self.parts) {
-            return Ok(());
+        match Self::read(repository, &self.id).await {
+            Ok(stored) if stored.parts == self.parts => return Ok(()),
+            // What another version or key wrote is not damaged.
+            Err(e) if !matches!(e.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => return Err(e),
+            _ => {}
         }
         repository.delete(&name).await?;
         repository.put_json(&name, self).await.map(drop)
@@ -82,7 +91,7 @@ impl VectorSetRecord {
     /// Reads a commit record.
     pub async fn read(repository: &Repository, id: &str) -> Result<Self> {
         let name = path::vector_set(id);
-        let bytes = repository.get(&name).await?;
+        let bytes = repository.open_sealed(&name).await?;
         let record: Self = serde_json::from_slice(&bytes).map_err(|e| {
             Error::new(ErrorKind::Damaged, "the commit record of a vector set is damaged")
                 .with("object", &name)
@@ -129,7 +138,7 @@ impl VectorSource for StoredVectorSet<'_> {
     async fn read(&self, part: usize) -> Result<Vec<VectorRow>> {
         let (name, object) = &self.parts[part];
         let bytes = self.repository.get_checked(object).await?;
-        let name = *name;
-        tokio::task::spawn_blocking(move || read_part(&name, bytes)).await?
+        let (name, seal) = (*name, self.repository.file_seal(&object.path)?);
+        tokio::task::spawn_blocking(move || read_part(&name, bytes, &seal)).await?
     }
 }

@@ -11,18 +11,20 @@ use super::schema::{PART_FORMAT, content_digest, part_schema, to_batch};
 use super::{PartName, VectorRow};
 use crate::error::Result;
 use crate::ids::Digest;
+use crate::repository::FileSeal;
 
 /// Rows per row group: a reader that streams holds about this many.
 const ROW_GROUP: usize = 8192;
 
 /// Encodes the rows of a part as Parquet: zstd, byte-stream-split for the vectors, and the part's name,
-/// fingerprints and content digest in the footer's key/value metadata.
+/// fingerprints and content digest in the footer's key/value metadata. `seal` says how it is encrypted.
 pub fn write_part(
     name: &PartName,
     rows: &[VectorRow],
     dimension: usize,
     model: &Digest,
     rules: &Digest,
+    seal: &FileSeal,
 ) -> Result<Bytes> {
     let vector = ColumnPath::new(vec!["vector".into(), "list".into(), "item".into()]);
     let unique = |name: &str| ColumnPath::new(vec![name.into()]);
@@ -40,6 +42,10 @@ pub fn write_part(
             pair("rules_fingerprint", rules.to_string()),
             pair("content", content_digest(rows).to_hex().to_string()),
         ]));
+    let seal = seal.begin()?;
+    if let Some(encryption) = seal.properties() {
+        properties = properties.with_file_encryption_properties(encryption);
+    }
     for column in ["chunk_id", "text", "chunk_digest", "start", "end"] {
         properties = properties.set_column_dictionary_enabled(unique(column), false);
     }
@@ -47,5 +53,5 @@ pub fn write_part(
     for rows in rows.chunks(ROW_GROUP) {
         writer.write(&to_batch(rows, dimension)?)?;
     }
-    Ok(writer.into_inner()?.into())
+    seal.finish(writer.into_inner()?)
 }

@@ -319,15 +319,14 @@ async fn small_records(
             _ => continue,
         };
         cancel.check()?;
-        let read = repository.get(name).await.and_then(|bytes| {
-            if own {
-                return identity_of(&bytes).map(drop);
-            }
-            // A sealed record begins with another letter, and proves itself when it is opened.
-            let plain = bytes.first().is_none_or(|first| *first == b'{');
-            let parsed = if plain { serde_json::from_slice::<Value>(&bytes).map(drop) } else { Ok(()) };
-            parsed.map_err(|e| Error::new(ErrorKind::Damaged, "the record is not complete JSON").because(e))
-        });
+        let read = if own {
+            repository.get(name).await.and_then(|bytes| identity_of(&bytes).map(drop))
+        } else {
+            repository.open_sealed(name).await.and_then(|bytes| {
+                let parsed = serde_json::from_slice::<Value>(&bytes).map(drop);
+                parsed.map_err(|e| Error::new(ErrorKind::Damaged, "the record is not complete JSON").because(e))
+            })
+        };
         if let Err(e) = read {
             let damaged = DamagedObject::new(name.clone(), Problem::of(&e), describe(&e), vec![hurts.to_owned()]);
             needs.damaged.push(damaged);

@@ -209,7 +209,8 @@ pub(crate) async fn read_record(repository: &Repository, id: &str) -> Result<Vec
     if names.windows(2).any(|pair| pair[0].bucket >= pair[1].bucket) {
         return wrong("its parts are not in the order of their buckets");
     }
-    if VectorSetRecord::id(&record.model_fingerprint, &record.rules_fingerprint, names.into_iter())? != id {
+    let (model, rules) = (&record.model_fingerprint, &record.rules_fingerprint);
+    if VectorSetRecord::id(repository, model, rules, names.into_iter())? != id {
         return wrong("its id does not follow from its parts");
     }
     if record.model.fingerprint()? != record.model_fingerprint {
@@ -221,7 +222,8 @@ pub(crate) async fn read_record(repository: &Repository, id: &str) -> Result<Vec
 /// The id of the vector set that a complete restore of a snapshot makes.
 pub(crate) async fn vector_set_of(repository: &Repository, manifest: &Manifest, cancel: &Cancel) -> Result<String> {
     let parts = parts_of(repository, manifest, cancel).await?;
-    VectorSetRecord::id(&manifest.model_fingerprint, &manifest.rules_fingerprint, parts.iter().map(|part| part.name))
+    let (model, rules) = (&manifest.model_fingerprint, &manifest.rules_fingerprint);
+    VectorSetRecord::id(repository, model, rules, parts.iter().map(|part| part.name))
 }
 
 /// An error with its causes, on one line.

@@ -38,14 +38,17 @@ pub(super) struct Sink<'a> {
     bytes: usize,
     /// Nobody listens any more.
     closed: bool,
+    /// Version of the object, for every document of it.
+    version: Option<String>,
 }
 
 impl<'a> Sink<'a> {
     pub(super) fn new(out: &'a mpsc::Sender<Vec<Result<Document>>>) -> Self {
-        Self { out, batch: Vec::new(), bytes: 0, closed: false }
+        Self { out, batch: Vec::new(), bytes: 0, closed: false, version: None }
     }
 
     fn push(&mut self, item: Result<Document>) {
+        let item = item.map(|document| Document { version: self.version.clone(), ..document });
         self.bytes += item.as_ref().map_or(0, |d| d.text.len());
         self.batch.push(item);
         if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_DOCUMENTS {
@@ -91,9 +94,20 @@ pub(super) fn read(source: &Source<'_>, place: &Place, handle: &Handle, sink: &m
             .guidance("set `format` in its `[[corpus.records]]` entry to `jsonl`, `csv` or `parquet`"));
     };
     match format {
-        RecordFormat::Jsonl => jsonl::read(source, place.reader(source.object, handle)?, sink),
-        RecordFormat::Csv => csv::read(source, place.reader(source.object, handle)?, sink),
-        RecordFormat::Parquet => parquet::read(source, place.parquet(source.object)?, handle, sink),
+        RecordFormat::Jsonl | RecordFormat::Csv => {
+            let (reader, read) = place.reader(source.object, handle)?;
+            sink.version = read.version;
+            if format == RecordFormat::Jsonl {
+                jsonl::read(source, reader, sink)
+            } else {
+                csv::read(source, reader, sink)
+            }
+        }
+        RecordFormat::Parquet => {
+            let (reader, read) = place.parquet(source.object, handle)?;
+            sink.version = read.version;
+            parquet::read(source, reader, handle, sink)
+        }
     }
 }
 
@@ -193,6 +207,7 @@ impl Source<'_> {
             metadata: fields.metadata,
             bytes,
             text,
+            version: None,
         })
     }
 

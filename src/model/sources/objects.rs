@@ -1,14 +1,18 @@
 //! An object-store prefix.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use object_store::ObjectStoreExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::unavailable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::card::ModelCard;
 use crate::model::staging::Staging;
 use crate::model::store::FetchOptions;
+use crate::store::{self, Opened};
 
 /// Bytes of one request: short enough for any store's time limit, and all that is held in memory.
 const RANGE: u64 = 8 << 20;
@@ -24,8 +28,14 @@ pub(super) async fn fetch(url: &str, card: &ModelCard, staging: &Arc<Staging>, o
     if options.offline && !matches!(parsed.scheme(), "file" | "memory") {
         return Err(unavailable("not tried: offline"));
     }
-    let (store, prefix) = object_store::parse_url_opts(&parsed, options.store_options.iter().map(|(k, v)| (k, v)))
-        .map_err(|e| wrong(e.to_string()))?;
+    let (store, prefix) = match store::open(url, Path::new(""), &options.store_options)? {
+        Opened::Remote(remote) => (remote.store, remote.prefix),
+        Opened::Directory(directory) => {
+            let store = LocalFileSystem::new_with_prefix(directory)
+                .map_err(|e| unavailable("the directory could not be read").because(e))?;
+            (Arc::new(store) as Arc<dyn ObjectStore>, ObjectPath::default())
+        }
+    };
     for file in &card.files {
         let path = file.name.split('/').fold(prefix.clone(), |path, part| path.join(part));
         let failed =

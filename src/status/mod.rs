@@ -1,5 +1,7 @@
 //! `regrow status`: what would be lost now, what is served now, when it was last proven.
 
+mod answers;
+
 use std::collections::HashMap;
 
 use futures::StreamExt;
@@ -12,6 +14,8 @@ use crate::repository::{InventoryReader, Manifest, Repository, SkippedDocument, 
 use crate::snapshot::Listing;
 use crate::targets::{CollectionInfo, Target};
 use crate::workspace::Workspace;
+
+pub use answers::{Answer, ReplicaState, Standing};
 
 /// How the corpus differs from the latest snapshot, by size and modification time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -51,6 +55,12 @@ pub struct StatusReport {
     pub collections: Vec<CollectionInfo>,
     /// The last drill's record.
     pub last_drill: Option<serde_json::Value>,
+    /// The last verification's record.
+    pub last_verification: Option<serde_json::Value>,
+    /// Replicas, and whether they have the latest snapshot.
+    pub replicas: Vec<ReplicaState>,
+    /// External, complete, retained, encrypted, tested, RPO, RTO.
+    pub answers: Vec<Answer>,
     /// What could not be found out, and why.
     pub problems: Vec<String>,
 }
@@ -70,11 +80,17 @@ pub async fn status(workspace: &Workspace) -> Result<StatusReport> {
         exposure: None,
         collections: Vec::new(),
         last_drill: None,
+        last_verification: None,
+        replicas: Vec::new(),
+        answers: Vec::new(),
         problems: Vec::new(),
     };
     match workspace.repository().await {
         Ok(repository) => of_repository(workspace, &repository, &mut report).await?,
-        Err(e) if e.kind() == ErrorKind::NotFound => report.problems.push(format!("no snapshot yet: {e}")),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            report.problems.push(format!("no snapshot yet: {e}"));
+            answer(workspace, None, None, &[], &mut report).await?;
+        }
         Err(e) => return Err(e),
     }
     match workspace.target() {
@@ -87,10 +103,12 @@ pub async fn status(workspace: &Workspace) -> Result<StatusReport> {
 async fn of_repository(workspace: &Workspace, repository: &Repository, report: &mut StatusReport) -> Result<()> {
     report.repository = repository.url().to_owned();
     let mut latest = None;
+    let mut times = Vec::new();
     for id in Manifest::ids(repository).await? {
         match Manifest::read(repository, &id).await {
             Ok(manifest) if manifest.pipeline == workspace.pipeline.name => {
                 report.snapshots += 1;
+                times.push(manifest.created);
                 latest = Some(manifest);
             }
             Ok(_) => {}
@@ -104,14 +122,38 @@ async fn of_repository(workspace: &Workspace, repository: &Repository, report: &
         }
         Err(e) => report.problems.push(e.to_string()),
     }
-    let Some(manifest) = latest else { return Ok(()) };
-    report.latest = Some(SnapshotSummary::from(&manifest));
-    let age = jiff::Timestamp::now().duration_since(manifest.created).as_secs_f64();
-    report.age_seconds = Some(age.max(0.0));
-    match exposure(workspace, repository, &manifest).await {
-        Ok(exposure) => report.exposure = Some(exposure),
-        Err(e) => report.problems.push(e.to_string()),
+    if let Some(manifest) = &latest {
+        report.latest = Some(SnapshotSummary::from(manifest));
+        let age = jiff::Timestamp::now().duration_since(manifest.created).as_secs_f64();
+        report.age_seconds = Some(age.max(0.0));
+        match exposure(workspace, repository, manifest).await {
+            Ok(exposure) => report.exposure = Some(exposure),
+            Err(e) => report.problems.push(e.to_string()),
+        }
     }
+    answer(workspace, Some(repository), latest.as_ref(), &times, report).await
+}
+
+/// Answers the questions from what has been found out.
+async fn answer(
+    workspace: &Workspace,
+    repository: Option<&Repository>,
+    latest: Option<&Manifest>,
+    snapshots: &[jiff::Timestamp],
+    report: &mut StatusReport,
+) -> Result<()> {
+    let pipeline = &workspace.pipeline;
+    let now = jiff::Timestamp::now();
+    let external = answers::external(pipeline, &workspace.base, latest, &report.replicas);
+    report.answers.push(external);
+    if let Some(repository) = repository {
+        report.answers.push(answers::complete(repository, latest).await?);
+    }
+    report.answers.push(answers::retained(&pipeline.retention, snapshots, now));
+    report.answers.push(answers::encrypted(None));
+    report.answers.push(answers::tested(report.last_drill.as_ref(), report.last_verification.as_ref(), now));
+    report.answers.push(answers::rpo(report.age_seconds, report.exposure.as_ref(), pipeline.drill.rpo_seconds));
+    report.answers.push(answers::rto(report.last_drill.as_ref(), pipeline.drill.rto_seconds));
     Ok(())
 }
 
@@ -171,7 +213,8 @@ pub async fn exposure(workspace: &Workspace, repository: &Repository, manifest: 
     // What the snapshot left out by name is known, too: it is neither new nor compared.
     let mut left_out = std::collections::HashSet::new();
     if let Some(skipped) = &manifest.skipped {
-        for line in repository.get_checked(skipped).await?.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()) {
+        for line in repository.get_sealed_content(skipped).await?.split(|byte| *byte == b'\n').filter(|l| !l.is_empty())
+        {
             if let Ok(document) = serde_json::from_slice::<SkippedDocument>(line) {
                 left_out.insert(key(&document.path));
             }
