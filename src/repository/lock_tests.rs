@@ -104,7 +104,7 @@ async fn readers_do_without_a_lock_where_nothing_can_be_written() {
     let (store, repository) = store();
     store.control.read_only.store(true, SeqCst);
     let lock = repository.lock_to_read("restore", &Events::silent()).await.unwrap();
-    assert!(lock.is_absent());
+    assert!(lock.inner.record.is_none());
     lock.still_held().await.unwrap();
     lock.release().await;
     assert!(take(&repository, LockKind::Shared).await.is_err());

@@ -495,11 +495,6 @@ impl Lock {
         self.inner.refresh().await
     }
 
-    /// Whether there is no lock object, because the repository cannot be written.
-    pub(crate) fn is_absent(&self) -> bool {
-        self.inner.record.is_none()
-    }
-
     /// Gives the lock back. What cannot be removed is told, and is ignored by others once it is stale.
     pub async fn release(&self) {
         self.closing.send_replace(true);
