@@ -40,6 +40,8 @@ pub struct Workspace {
     pub variables: Arc<Variables>,
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
+    /// A repository to use instead of the pipeline's own.
+    repository: Option<Repository>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
 }
 
@@ -56,12 +58,16 @@ impl Workspace {
             store_options: Vec::new(),
             variables: Arc::new(|_| None),
             engine: None,
+            repository: None,
             opened: Arc::default(),
         }
     }
 
     /// The pipeline's repository.
     pub async fn repository(&self) -> Result<Repository> {
+        if let Some(repository) = &self.repository {
+            return Ok(repository.clone());
+        }
         let settings = &self.pipeline.repository;
         let repository = Repository::open(&settings.url, &self.base, &self.options(&settings.store)?).await?;
         Ok(repository.with_locking(self.locking()))
@@ -73,6 +79,12 @@ impl Workspace {
         let options = self.options(&settings.store)?;
         let repository = Repository::open_or_create(&settings.url, &self.base, &options).await?;
         Ok(repository.with_locking(self.locking()))
+    }
+
+    /// The same with this repository instead of the pipeline's.
+    #[must_use]
+    pub(crate) fn with_repository(&self, repository: Repository) -> Self {
+        Self { repository: Some(repository), ..self.clone() }
     }
 
     fn locking(&self) -> Locking {

@@ -7,6 +7,7 @@ mod inventory;
 mod layout;
 mod locks;
 mod manifest;
+mod overlay;
 mod store;
 #[cfg(test)]
 pub(crate) mod test_store;

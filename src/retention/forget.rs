@@ -256,7 +256,7 @@ fn by_id(all: &Inventory, options: &ForgetOptions, now: Timestamp) -> Result<(Ve
     }
     if !options.force_last {
         let usable = |s: &&SnapshotInfo| s.good && s.created.duration_since(now) <= SignedDuration::from_secs(600);
-        for snapshot in all.infos.iter().filter(usable).filter(|s| chosen.contains(&s.id)) {
+        for snapshot in all.infos.iter().filter(|s| s.good && chosen.contains(&s.id)) {
             let mut left = all.infos.iter().filter(usable).filter(|s| s.pipeline == snapshot.pipeline);
             if left.all(|s| chosen.contains(&s.id)) {
                 return Err(Error::new(ErrorKind::Configuration, "this is the last good snapshot of its pipeline")

@@ -78,7 +78,7 @@ async fn by_id_or_the_beginning_of_one() {
     let world = World::new();
     let first = world.snapshot(&Take::of(&["a"]).at(-48)).await.unwrap();
     let second = world.snapshot(&Take::of(&["b"])).await.unwrap();
-    let other = world.snapshot(&Take { pipeline: "other", ..Take::of(&["c"]).at(1) }).await.unwrap();
+    let other = world.snapshot(&Take { pipeline: "other", ..Take::of(&["c"]).at(-1) }).await.unwrap();
     for (wanted, kind) in [("1999", ErrorKind::NotFound), ("2031", ErrorKind::Configuration)] {
         assert_eq!(by_ids(&world, &[wanted], false).await.unwrap_err().kind(), kind);
     }
@@ -89,7 +89,7 @@ async fn by_id_or_the_beginning_of_one() {
     assert_eq!(ids(&world).await.len(), 3);
     let report = by_ids(&world, &[&first.id[..10]], false).await.unwrap();
     assert_eq!(report.removed[0].id, first.id);
-    assert_eq!(ids(&world).await, [second.id, other.id]);
+    assert_eq!(ids(&world).await, [other.id, second.id]);
 }
 
 #[tokio::test]

@@ -10,4 +10,5 @@ mod pipelines;
 mod records;
 mod reports;
 mod resume;
+mod retention;
 mod service;
