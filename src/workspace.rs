@@ -167,8 +167,8 @@ impl Workspace {
 
     /// Uses this repository, which is open, instead of the pipeline's.
     #[must_use]
-    pub fn with_repository(self, repository: Repository) -> Self {
-        Self { given: Some(repository), ..self }
+    pub fn with_repository(&self, repository: Repository) -> Self {
+        Self { given: Some(repository), ..self.clone() }
     }
 
     /// The same with a target of its own, in memory, that nothing is written to: the pipeline's is not opened.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::{DrillFailure, DrillReport, Objective};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, refused};
 use crate::ids::timed_id;
 use crate::measure::Machine;
 use crate::repository::{Lock, Repository, path};
@@ -35,7 +35,16 @@ pub async fn drill(workspace: &Workspace, options: &DrillOptions) -> Result<Dril
     let repository = workspace.repository().await?;
     let target = workspace.target()?;
     let lock = Arc::new(repository.lock_to_read("drill", &workspace.events).await?);
-    let outcome = locked(workspace, options, &repository, target.as_ref(), &lock, (clock, started, id)).await;
+    let outcome = async {
+        if !lock.is_absent() {
+            return locked(workspace, options, &repository, target.as_ref(), &lock, (clock, started, id)).await;
+        }
+        // Where nothing can be written the drill still proves what it proves; its record is the report.
+        let repository = repository.over_scratch()?;
+        let workspace = &workspace.with_repository(repository.clone());
+        locked(workspace, options, &repository, target.as_ref(), &lock, (clock, started, id)).await
+    };
+    let outcome = outcome.await;
     lock.release().await;
     outcome
 }
@@ -145,7 +154,15 @@ async fn clean_up(target: &dyn Target, repository: &Repository, scratch: &str, o
             remove(target, repository, &name).await?;
         }
     }
-    repository.delete_all(own_parts).await
+    delete_all(repository, own_parts).await
+}
+
+/// Removes what lies below a prefix. Where nothing can be deleted it stays for `prune`, which reports it.
+async fn delete_all(repository: &Repository, prefix: &str) -> Result<()> {
+    match repository.delete_all(prefix).await {
+        Err(e) if refused(&e) => Ok(()),
+        other => other,
+    }
 }
 
 async fn remove(target: &dyn Target, repository: &Repository, name: &str) -> Result<()> {
@@ -157,7 +174,7 @@ async fn remove(target: &dyn Target, repository: &Repository, name: &str) -> Res
     if owned.marker().purpose != Purpose::Drill {
         return Err(Error::new(ErrorKind::Target, "not a drill's collection").with("collection", name));
     }
-    repository.delete_all(&path::receipts(owned.marker().instance)).await?;
+    delete_all(repository, &path::receipts(owned.marker().instance)).await?;
     target.delete(owned).await
 }
 
@@ -181,7 +198,7 @@ async fn remove_abandoned(workspace: &Workspace, target: &dyn Target, now: jiff:
             .and_then(|t| t.to_zoned(jiff::tz::TimeZone::UTC).ok())
             .map(|t| now.duration_since(t.timestamp()).unsigned_abs());
         if age.is_some_and(|age| age > ABANDONED) {
-            repository.delete_all(&format!("{}/{folder}", path::DRILLS)).await?;
+            delete_all(&repository, &format!("{}/{folder}", path::DRILLS)).await?;
         }
     }
     Ok(())

@@ -192,7 +192,7 @@ impl Repository {
         match self.lock(LockKind::Shared, purpose, events).await {
             Err(e) if refused(&e) => {
                 events.warn(format!(
-                    "the repository cannot be written, so this run is not protected from a prune at the same time: {}",
+                    "the repository cannot be written: this run stores nothing in it, and is not protected from a prune at the same time ({})",
                     self.url()
                 ));
                 Ok(Lock::new(self, Uuid::nil(), None, Held::Nothing, events))
@@ -281,10 +281,23 @@ impl Repository {
                 if *other == holder || Some(*other) == own || seen.released {
                     continue;
                 }
-                match self.lock_info(seen, now).await? {
-                    None => gone = true,
-                    Some(info) if !info.stale && kind.excludes(info.kind) => return Ok((Some(info), now)),
-                    Some(_) => {}
+                let info = match self.is_old(seen, now) {
+                    true => None,
+                    false => Some(self.lock_info(seen, now).await?),
+                };
+                match info {
+                    Some(None) => gone = true,
+                    Some(Some(info)) if !info.stale => {
+                        if kind.excludes(info.kind) {
+                            return Ok((Some(info), now));
+                        }
+                    }
+                    // Whoever held it has lost it, so it may as well go; what cannot be removed is ignored.
+                    _ => {
+                        for name in &seen.names {
+                            drop(self.delete(name).await);
+                        }
+                    }
                 }
             }
             if !gone {
@@ -316,6 +329,11 @@ impl Repository {
         Ok(all)
     }
 
+    /// Without a sign of life for too long, by the store's clock.
+    fn is_old(&self, seen: &Seen, now: Timestamp) -> bool {
+        now.duration_since(seen.modified).unsigned_abs() > self.locking().stale
+    }
+
     /// What a lock object says; `None` when it is gone. One that cannot be read excludes everything until it is stale.
     async fn lock_info(&self, seen: &Seen, now: Timestamp) -> Result<Option<LockInfo>> {
         let record = match self.open_sealed_optional(&seen.newest).await {
@@ -326,7 +344,7 @@ impl Repository {
         };
         let age = now.duration_since(seen.modified);
         let ended = record.as_ref().and_then(|r| r.process.as_deref()).is_some_and(process::has_ended);
-        let stale = seen.released || ended || age.unsigned_abs() > self.locking().stale;
+        let stale = seen.released || ended || self.is_old(seen, now);
         let (names, age_seconds) = (seen.names.clone(), age.as_secs().max(0));
         Ok(Some(match record {
             Some(r) => LockInfo {
@@ -495,7 +513,7 @@ impl Lock {
         self.inner.refresh().await
     }
 
-    /// Whether there is no lock object, because the repository cannot be written.
+    /// Whether there is no lock, because the repository cannot be written.
     pub(crate) fn is_absent(&self) -> bool {
         self.inner.record.is_none()
     }

@@ -11,6 +11,7 @@ mod keys;
 mod layout;
 mod locks;
 mod manifest;
+mod overlay;
 mod seal;
 mod slots;
 mod store;

@@ -13,6 +13,7 @@ use super::keys::Unlock;
 use super::layout::{FORMAT_VERSION, path};
 use super::locks::Locking;
 use super::manifest::ObjectRef;
+use super::overlay::Overlay;
 use super::seal::Protection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
@@ -120,6 +121,12 @@ impl Repository {
     #[must_use]
     pub fn with_locking(self, locking: Locking) -> Self {
         Self { locking, ..self }
+    }
+
+    /// The same repository, read-only, above which a temporary directory takes what is written until the last clone is
+    /// dropped.
+    pub(crate) fn over_scratch(self) -> Result<Self> {
+        Ok(Self { store: Arc::new(Overlay::new(self.store.clone())?), local: None, ..self })
     }
 
     pub(super) fn locking(&self) -> &Locking {

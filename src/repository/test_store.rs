@@ -59,10 +59,6 @@ impl TestStore {
         self.control.clock.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
 
-    pub(crate) fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::from_microsecond(self.control.clock.load(Ordering::SeqCst)).unwrap()
-    }
-
     /// Names of all objects, sorted.
     pub(crate) async fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.inner.list(None).map(|m| m.unwrap().location.to_string()).collect().await;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures::TryStreamExt;
 
 use super::plan::{Prepared, RestorePlan};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, refused};
 use crate::ids::Digest;
 use crate::repository::path;
 use crate::targets::{CollectionSpec, CollectionState, Marker, OwnedCollection, Purpose};
@@ -123,7 +123,11 @@ async fn receipts(prepared: &Prepared, owned: &OwnedCollection) -> Result<HashMa
 
 /// Removes the receipts of a collection.
 pub(super) async fn forget(prepared: &Prepared, owned: &OwnedCollection) -> Result<()> {
-    prepared.repository.delete_all(&path::receipts(owned.marker().instance)).await
+    match prepared.repository.delete_all(&path::receipts(owned.marker().instance)).await {
+        // They are of this collection alone; where nothing can be deleted they are in nobody's way.
+        Err(e) if refused(&e) => Ok(()),
+        other => other,
+    }
 }
 
 /// Notes that a part is durably in the collection.

@@ -29,8 +29,13 @@ use crate::workspace::{EngineQueries, Workspace};
 /// Plans and runs a restore.
 pub async fn restore(workspace: &Workspace, options: RestoreOptions) -> Result<RestoreReport> {
     let started = Instant::now();
-    let lock = Arc::new(workspace.repository().await?.lock_to_read("restore", &workspace.events).await?);
+    let repository = workspace.repository().await?;
+    let lock = Arc::new(repository.lock_to_read("restore", &workspace.events).await?);
     let outcome = async {
+        let workspace = match lock.is_absent() {
+            true => &workspace.with_repository(repository.over_scratch()?),
+            false => workspace,
+        };
         let prepared = Prepared::open(workspace, options).await?.under(lock.clone());
         let plan = prepared.plan().await?;
         run(&prepared, &plan, started).await

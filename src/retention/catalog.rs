@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
+use futures::future::try_join_all;
 use jiff::Timestamp;
 
 use super::policy::SnapshotInfo;
-use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::repository::{Manifest, ObjectRef, Repository, path};
@@ -33,7 +33,7 @@ pub(super) enum Found {
 }
 
 /// Manifests read at once.
-const CONCURRENT: usize = 8;
+pub(super) const CONCURRENT: usize = 8;
 
 /// Whether what an error says of an object will be the same the next time: the object itself cannot be read.
 pub(super) fn lasting(error: &Error) -> bool {
@@ -41,38 +41,35 @@ pub(super) fn lasting(error: &Error) -> bool {
     !error.retryable() && matches!(error.kind(), Damaged | Configuration | KeyMissing | KeyWrong)
 }
 
-/// Calls `visit` for every committed snapshot, in no particular order, one at a time.
+/// Committed snapshots, and when the store says that their manifests were written.
+pub(super) async fn snapshots(repository: &Repository) -> Result<Vec<(String, Timestamp)>> {
+    let mut found = Vec::new();
+    let mut objects = repository.list(path::SNAPSHOTS);
+    while let Some((name, _, modified)) = objects.try_next().await? {
+        if let Some(id) = snapshot_of(&name) {
+            found.push((id.to_owned(), modified));
+        }
+    }
+    Ok(found)
+}
+
+/// Reads up to [`CONCURRENT`] snapshots at once; those that were forgotten meanwhile are left out.
 ///
 /// # Errors
 /// What may be otherwise the next time, such as a store that cannot be reached: then nothing is known.
-pub(super) async fn visit(
-    repository: &Repository,
-    cancel: &Cancel,
-    mut visit: impl AsyncFnMut(String, Found) -> Result<()>,
-) -> Result<()> {
-    let listed: Vec<(String, Timestamp)> = repository
-        .list(path::SNAPSHOTS)
-        .try_filter_map(async |(name, _, modified)| Ok(snapshot_of(&name).map(|id| (id.to_owned(), modified))))
-        .try_collect()
-        .await?;
-    let mut manifests = futures::stream::iter(listed)
-        .map(async |(id, modified)| {
-            cancel.check()?;
-            match Manifest::read(repository, &id).await {
-                Ok(manifest) => Ok(Some((id, Found::Readable(Box::new(manifest), modified)))),
-                // Forgotten meanwhile.
-                Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-                Err(e) if lasting(&e) => Ok(Some((id, Found::Unreadable(e)))),
-                Err(e) => Err(e),
-            }
-        })
-        .buffer_unordered(CONCURRENT);
-    while let Some(found) = manifests.try_next().await? {
-        if let Some((id, found)) = found {
-            visit(id, found).await?;
-        }
+pub(super) async fn read_some(repository: &Repository, some: &[(String, Timestamp)]) -> Result<Vec<(String, Found)>> {
+    let reads = some.iter().map(|(id, modified)| read_one(repository, id, *modified));
+    let all: Vec<Option<(String, Found)>> = try_join_all(reads).await?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+async fn read_one(repository: &Repository, id: &str, modified: Timestamp) -> Result<Option<(String, Found)>> {
+    match Manifest::read(repository, id).await {
+        Ok(manifest) => Ok(Some((id.to_owned(), Found::Readable(Box::new(manifest), modified)))),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) if lasting(&e) => Ok(Some((id.to_owned(), Found::Unreadable(e)))),
+        Err(e) => Err(e),
     }
-    Ok(())
 }
 
 /// The snapshot whose manifest this object is.

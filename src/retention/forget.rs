@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::catalog::{Found, Sizes, describe, visit};
+use super::catalog::{CONCURRENT, Found, Sizes, describe, read_some, snapshots};
 use super::policy::{Decision, Group, Rule, SnapshotInfo, decide};
 use super::prune::PruneReport;
 use crate::cancel::Cancel;
@@ -109,14 +109,15 @@ struct Inventory {
 async fn read(repository: &Repository, cancel: &Cancel) -> Result<Inventory> {
     let sizes = Sizes::list(repository).await?;
     let mut all = Inventory { infos: Vec::new(), unreadable: Vec::new() };
-    visit(repository, cancel, async |id, found| {
-        match found {
-            Found::Readable(manifest, modified) => all.infos.push(sizes.info(id, &manifest, modified)),
-            Found::Unreadable(e) => all.unreadable.push((id, e)),
+    for some in snapshots(repository).await?.chunks(CONCURRENT) {
+        cancel.check()?;
+        for (id, found) in read_some(repository, some).await? {
+            match found {
+                Found::Readable(manifest, modified) => all.infos.push(sizes.info(id, &manifest, modified)),
+                Found::Unreadable(e) => all.unreadable.push((id, e)),
+            }
         }
-        Ok(())
-    })
-    .await?;
+    }
     all.infos.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
     all.unreadable.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(all)
@@ -255,7 +256,7 @@ fn by_id(all: &Inventory, options: &ForgetOptions, now: Timestamp) -> Result<(Ve
     }
     if !options.force_last {
         let usable = |s: &&SnapshotInfo| s.good && s.created.duration_since(now) <= SignedDuration::from_secs(600);
-        for snapshot in all.infos.iter().filter(usable).filter(|s| chosen.contains(&s.id)) {
+        for snapshot in all.infos.iter().filter(|s| s.good && chosen.contains(&s.id)) {
             let mut left = all.infos.iter().filter(usable).filter(|s| s.pipeline == snapshot.pipeline);
             if left.all(|s| chosen.contains(&s.id)) {
                 return Err(Error::new(ErrorKind::Configuration, "this is the last good snapshot of its pipeline")
@@ -294,3 +295,7 @@ pub(super) async fn store_time(lock: &Lock, events: &Events) -> Result<Timestamp
     }
     Ok(there)
 }
+
+#[cfg(test)]
+#[path = "forget_tests.rs"]
+mod tests;

@@ -10,6 +10,8 @@ mod policy;
 mod prune;
 mod references;
 mod span;
+#[cfg(test)]
+mod world;
 
 pub use forget::{ForgetOptions, ForgetReport, Kept, Removed, Unreadable, forget};
 pub use policy::{Decision, Group, Interval, Rule, SnapshotInfo, decide, preset, rules, within};

@@ -33,7 +33,8 @@
 //! What cannot be deleted (object lock, append-only) is counted as protected, stays marked, and is tried again by the
 //! next run. After a row of refusals without a success the rest is not tried.
 
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
+use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -119,9 +120,7 @@ pub struct PruneReport {
 const EXAMPLES: usize = 10;
 /// Objects removed between two looks at the lock.
 const BATCH: usize = 500;
-/// Deletions at once.
-const CONCURRENT: usize = 8;
-/// Refusals in a row after which no further deletion is tried.
+/// Deletions at once, and the number of refusals without a success after which no further deletion is tried.
 const REFUSALS: u64 = 16;
 
 /// An object without a reference.
@@ -320,6 +319,14 @@ impl Run<'_> {
         Ok(())
     }
 
+    async fn delete(&self, loose: Loose) -> (Loose, Result<()>) {
+        let outcome = self.repository.delete(&loose.object).await;
+        if outcome.is_ok() && loose.object.matches('/').count() > 1 {
+            self.repository.remove_empty_folder(&loose.object).await;
+        }
+        (loose, outcome)
+    }
+
     /// Deletes a batch; returns what the store refused to delete.
     async fn remove(&self, batch: Vec<Loose>, report: &mut PruneReport, refusals: &mut u64) -> Result<Vec<Loose>> {
         let mut left = Vec::new();
@@ -335,16 +342,7 @@ impl Run<'_> {
                 left.extend(some);
                 continue;
             }
-            let mut deletions = futures::stream::iter(some)
-                .map(async |loose| {
-                    let outcome = self.repository.delete(&loose.object).await;
-                    if outcome.is_ok() && loose.object.matches('/').count() > 1 {
-                        self.repository.remove_empty_folder(&loose.object).await;
-                    }
-                    (loose, outcome)
-                })
-                .buffer_unordered(CONCURRENT);
-            while let Some((loose, outcome)) = deletions.next().await {
+            for (loose, outcome) in join_all(some.into_iter().map(|loose| self.delete(loose))).await {
                 match outcome {
                     Ok(()) => {
                         report.removed.add(loose.bytes);

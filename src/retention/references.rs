@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 
-use super::catalog::{CONTENT, Found, Name, describe, lasting, name_of, visit};
+use super::catalog::{CONCURRENT, CONTENT, Found, Name, describe, lasting, name_of, read_some, snapshots};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
@@ -87,41 +87,35 @@ impl<'a> ReferenceReader<'a> {
         let mut references = References::default();
         let stored = self.stored_contexts().await?;
         let (mut sets, mut ids, mut models) = (HashSet::new(), HashSet::new(), BTreeSet::new());
-        let (repository, cancel) = (self.repository, self.cancel);
-        visit(repository, cancel, async |id, found| {
-            let manifest = match found {
-                Found::Readable(manifest, _) => manifest,
-                Found::Unreadable(e) => {
-                    let why = format!("the manifest of snapshot {id} cannot be read: {}", describe(&e));
-                    references.refused.push(format!("{why}; everything that it may need stays"));
-                    references.unreadable_snapshots.insert(id);
-                    return Ok(());
+        for some in snapshots(self.repository).await?.chunks(CONCURRENT) {
+            self.cancel.check()?;
+            for (id, found) in read_some(self.repository, some).await? {
+                let manifest = match found {
+                    Found::Readable(manifest, _) => manifest,
+                    Found::Unreadable(e) => {
+                        references.cannot_read_snapshot(id, &e);
+                        continue;
+                    }
+                };
+                references.snapshots += 1;
+                references.needed.extend(manifest.objects().map(|o| name_of(&o.path)));
+                ids.insert(name_of(&id));
+                models.insert(manifest.model_fingerprint);
+                let (model, rules) = (manifest.model_fingerprint, manifest.rules_fingerprint);
+                if !stored.contains(&(self.repository.name(&model), self.repository.name(&rules))) {
+                    continue;
                 }
-            };
-            references.snapshots += 1;
-            references.needed.extend(manifest.objects().map(|o| name_of(&o.path)));
-            ids.insert(name_of(&id));
-            models.insert(manifest.model_fingerprint);
-            let (model, rules) = (manifest.model_fingerprint, manifest.rules_fingerprint);
-            if !stored.contains(&(repository.name(&model), repository.name(&rules))) {
-                return Ok(());
+                let folder = self.repository.parts_folder(path::VECTORS, &model, &rules);
+                match self.parts_of(&manifest).await {
+                    Ok(parts) => {
+                        references.needed.extend(parts.iter().map(|part| name_of(&format!("{folder}/{part}"))));
+                        sets.insert(name_of(&VectorSetRecord::id(self.repository, &model, &rules, parts.into_iter())?));
+                    }
+                    Err(e) if lasting(&e) => references.cannot_read_inventory(&id, folder, &e),
+                    Err(e) => return Err(e),
+                }
             }
-            let folder = repository.parts_folder(path::VECTORS, &model, &rules);
-            match self.parts_of(&manifest).await {
-                Ok(parts) => {
-                    references.needed.extend(parts.iter().map(|part| name_of(&format!("{folder}/{part}"))));
-                    sets.insert(name_of(&VectorSetRecord::id(repository, &model, &rules, parts.into_iter())?));
-                }
-                Err(e) if lasting(&e) => {
-                    let why = format!("the inventory of snapshot {id} cannot be read: {}", describe(&e));
-                    references.refused.push(format!("{why}; all vectors under its model and rules stay"));
-                    references.unknown_parts.insert(folder);
-                }
-                Err(e) => return Err(e),
-            }
-            Ok(())
-        })
-        .await?;
+        }
         let newest = self.sets(&mut references, &sets, &ids).await?;
         for ((model, _), (_, id)) in newest {
             if models.contains(&model)
@@ -226,6 +220,18 @@ impl<'a> ReferenceReader<'a> {
 }
 
 impl References {
+    fn cannot_read_snapshot(&mut self, id: String, e: &Error) {
+        let why = format!("the manifest of snapshot {id} cannot be read: {}", describe(e));
+        self.refused.push(format!("{why}; everything that it may need stays"));
+        self.unreadable_snapshots.insert(id);
+    }
+
+    fn cannot_read_inventory(&mut self, id: &str, folder: String, e: &Error) {
+        let why = format!("the inventory of snapshot {id} cannot be read: {}", describe(e));
+        self.refused.push(format!("{why}; all vectors under its model and rules stay"));
+        self.unknown_parts.insert(folder);
+    }
+
     fn need_set(&mut self, record: &VectorSetRecord) {
         self.needed.insert(name_of(&path::vector_set(&record.id)));
         self.needed.extend(record.parts.iter().map(|part| name_of(&part.object.path)));

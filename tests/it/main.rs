@@ -11,4 +11,5 @@ mod records;
 mod replicas;
 mod reports;
 mod resume;
+mod retention;
 mod service;
