@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use regrow::ErrorKind;
+use regrow::repository::{Repository, Unlock};
+use regrow::vectors::{StoredVectorSet, VectorSetRecord, VectorSource};
 use serde_json::Value;
 
 use crate::bad_input::three;
@@ -76,6 +79,24 @@ fn an_encrypted_repository_does_everything_and_shows_nothing() {
             assert!(!bytes.windows(word.len()).any(|window| window == &word[..]), "{}", file.display());
         }
     }
+}
+
+/// Written when the format was made, with a repository key that was rotated afterwards; never edited.
+#[test]
+fn what_was_encrypted_stays_readable() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encrypted-v1");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        for unlock in [Unlock::passphrase("horse staple"), Unlock::key("4b".repeat(32))] {
+            let repository = Repository::open("repository", &base, &[], &unlock).await.unwrap();
+            let record = VectorSetRecord::read(&repository, "19ea5d79c7f51df93f1e04f0b7e15bff").await.unwrap();
+            let set = StoredVectorSet::new(&repository, &record.parts).unwrap();
+            let texts: Vec<String> = set.read(0).await.unwrap().into_iter().map(|row| row.text).collect();
+            assert_eq!(texts, ["# Ships\nShips wait for the tide.", "Flour and water."]);
+        }
+        let wrong = Repository::open("repository", &base, &[], &Unlock::passphrase("horse")).await;
+        assert_eq!(wrong.unwrap_err().kind(), ErrorKind::KeyWrong);
+    });
 }
 
 #[test]
