@@ -105,7 +105,7 @@ impl SecretRef {
         let failed = |why: String| {
             Error::new(ErrorKind::Configuration, "a secret could not be had").with("secret", self).because(why)
         };
-        let text = match self {
+        let text = zeroize::Zeroizing::new(match self {
             Self::Variable(name) => variables(name).ok_or_else(|| {
                 failed("the environment variable is not set".to_owned()).guidance(format!("set {name} and run again"))
             })?,
@@ -123,7 +123,7 @@ impl SecretRef {
                 }
                 String::from_utf8(output.stdout).map_err(|_| failed("it printed no UTF-8 text".to_owned()))?
             }
-        };
+        });
         let text = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
         if text.is_empty() {
             return Err(failed("it is empty".to_owned()));

@@ -103,7 +103,7 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         table: "repository.encryption",
-        about: "Encryption at rest: give one of the two when the repository is made, and ever after. Both are references: env:NAME, file:PATH or cmd:COMMAND.",
+        about: "Encryption at rest: give a passphrase, a key or both when the repository is made; either opens it ever after. Both are references: env:NAME, file:PATH or cmd:COMMAND.",
         keys: &[
             ("passphrase", "A passphrase."),
             ("key", "A key of 32 bytes in hexadecimal or base64; cmd: asks a key service."),

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod common;
+mod encryption;
 mod formats;
 mod full_disk;
 mod interrupt;
