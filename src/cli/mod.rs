@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod diff;
 mod doctor;
 mod format;
 mod models;
@@ -84,6 +85,7 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
         Verb::Drill(args) => verbs::drill(&settings, printer, &args).await,
         Verb::Verify(args) => verbs::verify(&settings, printer, &args).await,
         Verb::Status => verbs::status(&settings, printer).await,
+        Verb::Diff(args) => diff::run(&settings, printer, &args).await,
         Verb::List => verbs::list(&settings, printer).await,
         Verb::Show(args) => verbs::show(&settings, printer, &args).await,
         Verb::Query(args) => verbs::query(&settings, printer, &args).await,

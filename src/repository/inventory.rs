@@ -8,8 +8,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,50 @@ pub struct DocumentRow {
     #[serde(default)]
     pub moved_from: Vec<String>,
 }
+
+/// What comparing two inventories needs of a document: a row without what is only carried along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentBrief {
+    /// Document id.
+    pub document_id: String,
+    /// The object that holds it.
+    pub object: SourceObject,
+    /// Line or row in a record file, from 1; `None` when the document is the whole object.
+    pub line: Option<u64>,
+    /// Size of the document as stored.
+    pub bytes: u64,
+    /// Digest of the document as stored.
+    pub digest: Digest,
+    /// Digest of the text that is chunked.
+    pub text_digest: Digest,
+    /// Digest of title, tenant, acl and metadata.
+    pub payload_digest: Digest,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Tokens in the chunks.
+    pub tokens: u64,
+    /// Ids under which documents with the same text were known before, newest first.
+    pub moved_from: Vec<String>,
+}
+
+/// Columns of a [`DocumentBrief`], and the bucket that finds them.
+const BRIEF: [&str; 15] = [
+    "document_id",
+    "path",
+    "line",
+    "object_bytes",
+    "modified",
+    "etag",
+    "version",
+    "bytes",
+    "digest",
+    "text_digest",
+    "payload_digest",
+    "chunks",
+    "tokens",
+    "moved_from",
+    "bucket",
+];
 
 /// Digest of everything besides the text that a document's points carry.
 pub fn payload_digest(document: &Document) -> Result<Digest> {
@@ -148,7 +192,7 @@ fn digest_at(column: &FixedSizeBinaryArray, row: usize) -> Result<Digest> {
     Ok(Digest::from_bytes(bytes.map_err(|_| Error::new(ErrorKind::Damaged, "a digest has the wrong length"))?))
 }
 
-fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
+fn briefs(batch: &RecordBatch) -> Result<Vec<DocumentBrief>> {
     let text = |name| column::<StringArray>(batch, name);
     let optional = |c: &StringArray, i| (!c.is_null(i)).then(|| c.value(i).to_owned());
     let (ids, paths, lines) = (text("document_id")?, text("path")?, column::<UInt64Array>(batch, "line")?);
@@ -158,15 +202,12 @@ fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
     let digests = column::<FixedSizeBinaryArray>(batch, "digest")?;
     let text_digests = column::<FixedSizeBinaryArray>(batch, "text_digest")?;
     let payload_digests = column::<FixedSizeBinaryArray>(batch, "payload_digest")?;
-    let (tenants, metadata) = (text("tenant")?, text("metadata")?);
-    let acl = column::<ListArray>(batch, "acl")?;
     // Format 1 has no such column.
     let moved = batch.column_by_name("moved_from").map(|_| column::<ListArray>(batch, "moved_from")).transpose()?;
     let (chunks, tokens) = (column::<UInt32Array>(batch, "chunks")?, column::<UInt64Array>(batch, "tokens")?);
-    let chunk_digests = column::<FixedSizeBinaryArray>(batch, "chunk_digest")?;
     let mut rows = Vec::with_capacity(batch.num_rows());
     for i in 0..batch.num_rows() {
-        rows.push(DocumentRow {
+        rows.push(DocumentBrief {
             document_id: ids.value(i).to_owned(),
             object: SourceObject {
                 path: paths.value(i).to_owned(),
@@ -180,19 +221,45 @@ fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
             digest: digest_at(digests, i)?,
             text_digest: digest_at(text_digests, i)?,
             payload_digest: digest_at(payload_digests, i)?,
-            tenant: optional(tenants, i),
-            acl: list_at(acl, i)?,
-            metadata: metadata.value(i).to_owned(),
             chunks: chunks.value(i),
             tokens: tokens.value(i),
-            chunk_digest: digest_at(chunk_digests, i)?,
             moved_from: moved.map(|column| list_at(column, i)).transpose()?.unwrap_or_default(),
         });
     }
     Ok(rows)
 }
 
-/// Size at which an inventory object is closed and the next begun.
+fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
+    let text = |name| column::<StringArray>(batch, name);
+    let (tenants, metadata) = (text("tenant")?, text("metadata")?);
+    let acl = column::<ListArray>(batch, "acl")?;
+    let chunk_digests = column::<FixedSizeBinaryArray>(batch, "chunk_digest")?;
+    let mut rows = Vec::with_capacity(batch.num_rows());
+    for (i, brief) in briefs(batch)?.into_iter().enumerate() {
+        rows.push(DocumentRow {
+            document_id: brief.document_id,
+            object: brief.object,
+            line: brief.line,
+            bytes: brief.bytes,
+            digest: brief.digest,
+            text_digest: brief.text_digest,
+            payload_digest: brief.payload_digest,
+            tenant: (!tenants.is_null(i)).then(|| tenants.value(i).to_owned()),
+            acl: list_at(acl, i)?,
+            metadata: metadata.value(i).to_owned(),
+            chunks: brief.chunks,
+            tokens: brief.tokens,
+            chunk_digest: digest_at(chunk_digests, i)?,
+            moved_from: brief.moved_from,
+        });
+    }
+    Ok(rows)
+}
+
+/// An inventory object holds a fixed group of 2^2 buckets, so that the next snapshot shares the objects of the
+/// groups in which nothing changed.
+pub(crate) const GROUP_BITS: u8 = 2;
+/// Size at which an object is closed before its group is complete.
 const OBJECT_BYTES: usize = 32 << 20;
 
 /// Writes an inventory bucket by bucket, in ascending order.
@@ -213,6 +280,9 @@ impl<'a> InventoryWriter<'a> {
         if rows.is_empty() {
             return Ok(());
         }
+        if self.open.as_ref().is_some_and(|(_, first, ..)| first >> GROUP_BITS != bucket >> GROUP_BITS) {
+            self.close().await?;
+        }
         let (mut writer, first, mut count) = match self.open.take() {
             Some((writer, first, _, count)) => (writer, first, count),
             None => {
@@ -231,6 +301,13 @@ impl<'a> InventoryWriter<'a> {
         if written >= OBJECT_BYTES {
             self.close().await?;
         }
+        Ok(())
+    }
+
+    /// Takes an object of an earlier inventory as it is, in place of its buckets.
+    pub(crate) async fn share(&mut self, object: ObjectRef) -> Result<()> {
+        self.close().await?;
+        self.objects.push(object);
         Ok(())
     }
 
@@ -265,6 +342,20 @@ impl<'a> InventoryReader<'a> {
 
     /// The documents of one bucket; cheapest in ascending order.
     pub async fn bucket(&mut self, bucket: u32) -> Result<Vec<DocumentRow>> {
+        self.read(bucket, None, from_batch).await
+    }
+
+    /// As [`Self::bucket`], without reading the columns that a comparison does not need.
+    pub async fn brief(&mut self, bucket: u32) -> Result<Vec<DocumentBrief>> {
+        self.read(bucket, Some(&BRIEF), briefs).await
+    }
+
+    async fn read<T>(
+        &mut self,
+        bucket: u32,
+        columns: Option<&[&str]>,
+        rows_of: fn(&RecordBatch) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
         let Some(index) = self.objects.iter().position(|o| o.buckets.is_some_and(|(a, b)| (a..=b).contains(&bucket)))
         else {
             return Ok(Vec::new());
@@ -296,12 +387,17 @@ impl<'a> InventoryReader<'a> {
                 }
             })
             .collect();
+        let mask = match columns {
+            Some(columns) => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
+            None => ProjectionMask::all(),
+        };
+        let builder = builder.with_projection(mask);
         let reader = builder.with_row_groups(groups).with_batch_size(8192).build().map_err(|e| damaged(e.into()))?;
         let mut rows = Vec::new();
         for batch in reader {
             let batch = batch.map_err(|e| damaged(e.into()))?;
             if column::<UInt32Array>(&batch, "bucket")?.value(0) == bucket {
-                rows.extend(from_batch(&batch).map_err(damaged)?);
+                rows.extend(rows_of(&batch).map_err(damaged)?);
             }
         }
         Ok(rows)

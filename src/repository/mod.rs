@@ -9,7 +9,8 @@ mod manifest;
 mod store;
 mod verify;
 
-pub use inventory::{DocumentRow, InventoryReader, InventoryWriter, payload_digest};
+pub(crate) use inventory::GROUP_BITS;
+pub use inventory::{DocumentBrief, DocumentRow, InventoryReader, InventoryWriter, payload_digest};
 pub use layout::{FORMAT_VERSION, bucket_of};
 pub use manifest::{
     Buckets, Captured, CorpusRecord, Counts, Manifest, ObjectRef, SkippedDocument, SnapshotSummary, TargetRecord,
