@@ -83,6 +83,11 @@ impl<T: Packed> Aside<T> {
         Ok(())
     }
 
+    /// How many partitions there are.
+    pub(crate) fn partitions(&self) -> usize {
+        self.writers.len()
+    }
+
     /// Rows in all partitions.
     pub(crate) fn len(&self) -> u64 {
         self.counts.iter().sum()

@@ -44,7 +44,7 @@ pub(super) async fn diff_corpus(
         matcher: Matcher::new(options.limit)?,
         unchanged: 0,
         old: Aside::new(PARTITIONS)?,
-        to_read: Aside::new(1)?,
+        to_read: Aside::new(PARTITIONS)?,
     };
     compare(repository, manifest, Some(&mut listed), &workspace.cancel, &mut sides).await?;
     let documents_read = sides.finish(workspace, &corpus).await?;
@@ -144,7 +144,7 @@ impl Compared for Sides {
         if self.rehash || verdict == Verdict::Suspect {
             let first = row.line.is_none() || self.files.insert(now.path.clone(), None).is_none();
             if first {
-                self.to_read.push(0, now)?;
+                self.to_read.push(partition_of(&now.path), now)?;
             }
             return self.old.push(partition_of(&row.document_id), &row.into());
         }
@@ -170,7 +170,7 @@ impl Compared for Sides {
             return Ok(());
         }
         if self.rehash {
-            return self.to_read.push(0, &object);
+            return self.to_read.push(partition_of(&object.path), &object);
         }
         let difference = self.rate.difference(object.path, DifferenceKind::Added, object.size);
         self.matcher.count(difference, Tally::default());
@@ -191,10 +191,11 @@ impl Sides {
         self.old.seal()?;
         let mut new = Aside::new(PARTITIONS)?;
         let mut unreadable = HashSet::new();
-        let objects = self.to_read.rows(0)?;
-        if !objects.is_empty() {
-            let started = std::time::Instant::now();
-            workspace.events.start(Stage::Read, None, "documents");
+        self.to_read.seal()?;
+        let started = std::time::Instant::now();
+        workspace.events.start(Stage::Read, None, "documents");
+        for partition in 0..PARTITIONS {
+            let objects = self.to_read.rows(partition)?;
             let each = objects.iter().map(|object| corpus.read(object));
             let mut documents = futures::stream::iter(each).flatten_unordered(cores() + 1);
             while let Some(document) = documents.next().await {
@@ -215,8 +216,8 @@ impl Sides {
                     Err(e) => return Err(e),
                 }
             }
-            workspace.events.finish(Stage::Read, started.elapsed().as_secs_f64());
         }
+        workspace.events.finish(Stage::Read, started.elapsed().as_secs_f64());
         let read = new.len();
         for partition in 0..PARTITIONS {
             let mut old = self.old.rows(partition)?;

@@ -10,6 +10,8 @@ mod report;
 mod settings;
 mod snapshots;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use compare::{Compared, Verdict, compare};
 pub(crate) use state::DocumentState;

@@ -127,7 +127,7 @@ impl Listed {
     /// Everything that was listed, to be read.
     pub(super) fn all(self, sent: Arc<Sent>) -> BoxStream<'static, Result<SourceObject>> {
         let records = self.records.into_values().collect();
-        stream_of(self.bad, records, self.files, PARTITIONS, sent)
+        stream_of(self.bad, records, self.files, sent)
     }
 }
 
@@ -136,12 +136,11 @@ pub(super) fn stream_of(
     bad: Vec<Error>,
     single: Vec<SourceObject>,
     aside: Aside<SourceObject>,
-    partitions: usize,
     sent: Arc<Sent>,
 ) -> BoxStream<'static, Result<SourceObject>> {
     let first = bad.into_iter().map(Err).chain(single.into_iter().map(Ok));
     let rest = stream::unfold((aside, 0), move |(mut aside, partition)| async move {
-        if partition == partitions {
+        if partition == aside.partitions() {
             return None;
         }
         let items: Vec<Result<SourceObject>> = match aside.rows(partition) {

@@ -14,7 +14,7 @@ mod run;
 mod select;
 mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod write;
 
 pub(crate) use base::skipped;

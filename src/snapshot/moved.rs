@@ -69,7 +69,8 @@ pub(super) async fn find_moves(
         let mut before: HashMap<String, DocumentState> =
             old.rows(partition)?.into_iter().map(|state| (state.document_id.clone(), state)).collect();
         let mut rows = read.rows(partition)?;
-        rows.sort_by(|a, b| a.document_id.cmp(&b.document_id));
+        // As the inventory keeps them.
+        rows.sort_by(|a, b| (&a.document_id, &a.object.path, a.line).cmp(&(&b.document_id, &b.object.path, b.line)));
         rows.dedup_by(|a, b| a.document_id == b.document_id);
         for row in rows {
             let state = before.remove(&row.document_id);

@@ -194,7 +194,7 @@ impl Run<'_> {
             objects = match &mut selected {
                 Some(selected) => {
                     let to_read = std::mem::replace(&mut selected.to_read, crate::aside::Aside::new(0)?);
-                    stream_of(listed.bad, Vec::new(), to_read, 1, self.sent.clone())
+                    stream_of(listed.bad, Vec::new(), to_read, self.sent.clone())
                 }
                 None => listed.all(self.sent.clone()),
             };
@@ -313,7 +313,7 @@ impl Run<'_> {
         let (repository, events, cancel) = (&self.repository, &self.workspace.events, &self.workspace.cancel);
         let writing = Instant::now();
         let read = intake.rows.len();
-        let mut changes = Changes { documents_read: read, documents_added: read, ..Changes::default() };
+        let mut changes = Changes { documents_read: read, ..Changes::default() };
         let mut moves = super::moved::Moves::default();
         if let (Some(previous), Some(selected)) = (&self.previous, &mut selected) {
             (changes, moves) = find_moves(repository, previous, &mut selected.old, &mut intake.rows, cancel).await?;
@@ -333,6 +333,9 @@ impl Run<'_> {
             _ => None,
         };
         let inventory = write_inventory(repository, &mut intake, bits, previous, cancel).await?;
+        if selected.is_none() {
+            changes.documents_added = intake.counts.documents;
+        }
         for SkippedDocument { path, line, reason } in intake.skipped[named..].iter().cloned() {
             events.send(Event::DocumentSkipped { uri: path, line, reason });
         }

@@ -82,7 +82,7 @@ pub(super) async fn select(
             kept: HashMap::new(),
             counts: Counts::default(),
             old: Aside::new(PARTITIONS)?,
-            to_read: Aside::new(1)?,
+            to_read: Aside::new(PARTITIONS)?,
             skipped: Vec::new(),
             canaries,
         },
@@ -114,7 +114,7 @@ impl Select {
 
     /// Every object that must be read passes here once.
     fn read_object(&mut self, object: &SourceObject) -> Result<()> {
-        self.selected.to_read.push(0, object)
+        self.selected.to_read.push(partition_of(&object.path), object)
     }
 
     fn is_kept(&self, row: &DocumentBrief, now: &SourceObject, verdict: Verdict) -> bool {

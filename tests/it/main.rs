@@ -5,6 +5,7 @@ mod bad_input;
 mod common;
 mod formats;
 mod full_disk;
+mod incremental;
 mod interrupt;
 mod pipelines;
 mod records;
