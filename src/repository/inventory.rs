@@ -442,10 +442,18 @@ mod tests {
         writer.bucket(2, &[]).await.unwrap();
         writer.bucket(4, &rows[20..]).await.unwrap();
         let objects = writer.finish().await.unwrap();
-        assert_eq!(objects.len(), 1);
+        // Buckets 0 to 3 and 4 to 7 are groups.
+        assert_eq!(objects.iter().map(|o| o.buckets).collect::<Vec<_>>(), [Some((1, 1)), Some((4, 4))]);
         let mut reader = InventoryReader { repository: &repository, objects: &objects, loaded: None };
         assert_eq!(reader.bucket(4).await.unwrap(), rows[20..]);
         assert_eq!(reader.bucket(1).await.unwrap(), rows[..20]);
+        let briefs = reader.brief(4).await.unwrap();
+        assert_eq!(briefs.len(), 30);
+        for (brief, row) in briefs.iter().zip(&rows[20..]) {
+            assert_eq!((&brief.document_id, &brief.object, brief.line), (&row.document_id, &row.object, row.line));
+            assert_eq!((brief.digest, brief.text_digest), (row.digest, row.text_digest));
+            assert_eq!((brief.chunks, &brief.moved_from), (row.chunks, &row.moved_from));
+        }
         assert!(reader.bucket(0).await.unwrap().is_empty());
         assert!(reader.bucket(2).await.unwrap().is_empty());
     }
