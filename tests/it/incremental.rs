@@ -31,7 +31,7 @@ fn snapshot(project: &Project, arguments: &[&str]) -> Value {
 #[test]
 fn a_renamed_directory_embeds_nothing_and_an_unchanged_corpus_reads_nothing() {
     let project = project_or_skip!();
-    let documents = project.real_documents("src/corpus") as u64;
+    let documents = project.real_documents("src/chunk") as u64;
     settle(&project, "docs");
     let first = snapshot(&project, &[]);
     assert_eq!((first["objects_read"].as_u64(), first["documents_added"].as_u64()), (Some(documents), Some(documents)));
