@@ -35,7 +35,7 @@ pub(super) async fn diff_corpus(
     let now = jiff::Timestamp::now();
     let corpus = recorded_corpus(workspace, manifest)?;
     let mut listed = Listed::new(&corpus, &workspace.cancel).await?;
-    let left_out = skipped(repository, manifest).await?.into_iter().filter(|s| s.line.is_none()).map(|s| s.path);
+    let left_out = skipped(repository, manifest).await?.into_iter().map(|s| s.path);
     let mut sides = Sides {
         rehash: options.rehash,
         rate: Rate::of(manifest),
@@ -125,7 +125,7 @@ struct RecordFile {
 struct Sides {
     rehash: bool,
     rate: Rate,
-    /// Objects that the snapshot left out by name: they are not new.
+    /// Objects that the snapshot left out, wholly or in part: they are not new, unless they can be read by now.
     left_out: HashSet<String>,
     /// Record files that differ, by path; with `None` those to be read.
     files: BTreeMap<String, Option<RecordFile>>,
@@ -166,11 +166,11 @@ impl Compared for Sides {
     }
 
     fn unknown(&mut self, object: SourceObject) -> Result<()> {
-        if self.left_out.contains(&object.path) {
-            return Ok(());
-        }
         if self.rehash {
             return self.to_read.push(partition_of(&object.path), &object);
+        }
+        if self.left_out.contains(&object.path) {
+            return Ok(());
         }
         let difference = self.rate.difference(object.path, DifferenceKind::Added, object.size);
         self.matcher.count(difference, Tally::default());
@@ -207,8 +207,9 @@ impl Sides {
                     }
                     Err(e) if e.kind() == ErrorKind::BadDocument => {
                         let path = e.context_value("file").unwrap_or_default().to_owned();
-                        // A bad record is one that is not there; a bad file is named.
-                        if !corpus.holds_records(&path) && unreadable.insert(path.clone()) {
+                        // A bad record is one that is not there; a bad file is named, unless it was bad before.
+                        let known = corpus.holds_records(&path) || self.left_out.contains(&path);
+                        if !known && unreadable.insert(path.clone()) {
                             let difference = self.rate.difference(path, DifferenceKind::Unreadable, 0);
                             self.matcher.count(difference, Tally::default());
                         }

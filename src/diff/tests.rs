@@ -159,4 +159,9 @@ async fn what_was_left_out_by_name_is_not_new_and_what_became_unreadable_is_name
     let report = with_corpus(&f, true).await;
     assert_eq!(named(&report), [(DifferenceKind::Unreadable, "fine.txt", None)]);
     assert_eq!(report.unchanged, 1);
+    // One that was bad and has been repaired is new.
+    f.write("bad.txt", "repaired", 2);
+    f.write("fine.txt", "fine", 0);
+    let report = with_corpus(&f, true).await;
+    assert_eq!((named(&report), report.unchanged), (vec![(DifferenceKind::Added, "bad.txt", None)], 2));
 }
