@@ -5,10 +5,12 @@
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
 
+mod aside;
 pub mod cancel;
 pub mod chunk;
 pub mod copy;
 pub mod corpus;
+pub mod diff;
 pub mod drill;
 pub mod embed;
 pub mod error;

@@ -95,6 +95,8 @@ pub(crate) enum Verb {
     Unlock(super::retention::UnlockArgs),
     /// Show what would be lost now, what is served, and when it was last proven
     Status,
+    /// Compare two snapshots, or a snapshot and the corpus as it is now
+    Diff(super::diff::DiffArgs),
     /// List the snapshots
     List,
     /// Show a snapshot
@@ -202,6 +204,12 @@ pub(crate) struct SnapshotArgs {
     /// Do not look at the live collection
     #[arg(long)]
     pub(crate) skip_target: bool,
+    /// Read every document, even where size, time and tag are those of the previous snapshot
+    #[arg(long)]
+    pub(crate) rehash: bool,
+    /// A word to find the snapshot by (repeatable)
+    #[arg(long = "tag", value_name = "WORD")]
+    pub(crate) tags: Vec<String>,
 }
 
 /// What to do about documents that changed.

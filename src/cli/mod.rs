@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod copy;
+mod diff;
 mod doctor;
 mod format;
 mod keys;
@@ -94,6 +95,7 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
         Verb::Prune(args) => retention::prune(&settings, printer, &args).await,
         Verb::Unlock(args) => retention::unlock(&settings, printer, &args).await,
         Verb::Status => verbs::status(&settings, printer).await,
+        Verb::Diff(args) => diff::run(&settings, printer, &args).await,
         Verb::List => verbs::list(&settings, printer).await,
         Verb::Show(args) => verbs::show(&settings, printer, &args).await,
         Verb::Query(args) => verbs::query(&settings, printer, &args).await,

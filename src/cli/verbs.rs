@@ -68,7 +68,8 @@ pub(crate) async fn plan(settings: &Settings, printer: &Printer, choice: &Snapsh
 
 pub(crate) async fn snapshot(settings: &Settings, printer: &Printer, args: &SnapshotArgs) -> Result<u8> {
     let workspace = settings.workspace()?;
-    let report = run_snapshot(&workspace, &SnapshotOptions { skip_target: args.skip_target }).await?;
+    let options = SnapshotOptions { skip_target: args.skip_target, rehash: args.rehash, tags: args.tags.clone() };
+    let report = run_snapshot(&workspace, &options).await?;
     settings.end_progress();
     printer.report(&report, || views::snapshot(&report))?;
     Ok(report.exit_code)

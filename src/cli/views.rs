@@ -8,7 +8,7 @@ use regrow::model::ModelCard;
 use regrow::query::QueryReport;
 use regrow::repository::{DocumentRow, Manifest, SnapshotSummary};
 use regrow::restore::{RestorePlan, RestoreReport};
-use regrow::snapshot::SnapshotReport;
+use regrow::snapshot::{Changes, SnapshotReport};
 use regrow::status::{Standing, StatusReport};
 use regrow::validate::Check;
 use serde_json::Value;
@@ -45,7 +45,8 @@ pub(super) fn snapshot(r: &SnapshotReport) -> String {
     let mut out = format!("snapshot {}\n", r.snapshot);
     out += &fields(&[
         ("corpus", format!("{} ({} objects, {})", r.corpus, count(r.objects), bytes(r.bytes))),
-        ("documents", count(r.documents)),
+        ("read", format!("{} objects, {}", count(r.objects_read), bytes(r.bytes_read))),
+        ("documents", format!("{}: {}", count(r.documents), changes(&r.changes))),
         ("skipped", count(r.documents_skipped)),
         ("chunks", format!("{} ({} tokens)", count(r.chunks), count(r.tokens))),
         ("model", r.model_fingerprint.short()),
@@ -61,6 +62,19 @@ pub(super) fn snapshot(r: &SnapshotReport) -> String {
         let _ = writeln!(out, "  … and {} more: `regrow show` lists them", count(r.documents_skipped - 10));
     }
     out
+}
+
+/// What a snapshot found beside the previous one.
+fn changes(c: &Changes) -> String {
+    let all = [
+        (c.documents_unchanged, "unchanged"),
+        (c.documents_added - c.documents_moved, "new"),
+        (c.documents_moved, "moved"),
+        (c.documents_changed, "changed"),
+        (c.documents_removed, "gone"),
+    ];
+    let parts: Vec<_> = all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", count(*n))).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
 pub(super) fn plan(p: &RestorePlan) -> String {
@@ -193,11 +207,18 @@ pub(super) fn status(r: &StatusReport) -> String {
     if let Some(e) = &r.exposure {
         let _ = writeln!(
             out,
-            "  the corpus since then: {} added, {} changed, {} vanished",
+            "  the corpus since then: {} added, {} changed, {} vanished ({})",
             count(e.added),
             count(e.changed),
-            count(e.vanished)
+            count(e.vanished),
+            bytes(e.bytes)
         );
+        if let Some(age) = e.oldest_unsaved_seconds {
+            let _ = writeln!(out, "    the oldest change that no snapshot has is {} old", duration(age));
+        }
+        if e.suspect > 0 {
+            let _ = writeln!(out, "    {} more may have changed: `regrow diff --corpus` reads them", count(e.suspect));
+        }
         for example in &e.examples {
             let _ = writeln!(out, "    {example}");
         }
@@ -247,12 +268,14 @@ pub(super) fn list(p: &Printer, snapshots: &[SnapshotSummary], damaged: &[Value]
                 count(s.counts.documents),
                 count(s.counts.chunks),
                 bytes(s.counts.bytes),
+                s.capture.name().to_owned(),
+                s.tags.join(" "),
                 s.model.clone(),
             ]
         })
         .collect::<Vec<_>>();
-    let mut out =
-        p.table(&["snapshot", "pipeline", "taken", "documents", "chunks", "size", "model"], &[3, 4, 5], &rows);
+    let header = ["snapshot", "pipeline", "taken", "documents", "chunks", "size", "capture", "tags", "model"];
+    let mut out = p.table(&header, &[3, 4, 5], &rows);
     for d in damaged {
         let _ = writeln!(out, "damaged: {}", d["problem"].as_str().unwrap_or_default());
     }

@@ -41,8 +41,8 @@ use place::Place;
 /// text of a document (HTML to Markdown, front matter, encodings) must raise it.
 pub const EXTRACTOR_VERSION: u32 = 1;
 
-/// Objects that a listing may be ahead of its consumer.
-const LIST_AHEAD: usize = 256;
+/// Batches of objects that a listing may be ahead of its consumer.
+const LIST_AHEAD: usize = 4;
 /// Batches of documents that a reading may be ahead.
 const READ_AHEAD: usize = 1;
 
@@ -121,7 +121,7 @@ impl Corpus {
                 let inner = self.0.clone();
                 blocking(LIST_AHEAD, move |out| {
                     if let Place::Directory(root) = &inner.place {
-                        walk::walk(root, &inner.selection, &mut |item| out.blocking_send(vec![item]).is_ok());
+                        walk::walk(root, &inner.selection, &mut |items| out.blocking_send(items).is_ok());
                     }
                     Ok(())
                 })

@@ -7,6 +7,8 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::document::SourceObject;
 use super::select::Selection;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,71 +30,122 @@ pub(super) fn describe(path: String, meta: &Metadata) -> SourceObject {
     SourceObject { path, size: meta.len(), modified, etag: None, version: None }
 }
 
-/// Calls `found` for every selected file and every problem, until it returns false.
+/// Entries of a directory that are looked at together, on all cores.
+const TOGETHER: usize = 2048;
+
+/// Calls `found` with every selected file and every problem, many at a time, until it returns false.
 ///
-/// Holds one open directory per level. Links to files and directories are followed; one that leads back
-/// to a directory it is in is not, since all that it could show is listed there.
-pub(super) fn walk(root: &Path, selection: &Selection, found: &mut dyn FnMut(Result<SourceObject>) -> bool) {
-    let mut levels: Vec<(fs::ReadDir, String, PathBuf)> = Vec::new();
+/// Holds one open directory per level, and a batch of its entries. Links to files and directories are followed; one
+/// that leads back to a directory it is in is not, since all that it could show is listed there.
+pub(super) fn walk(root: &Path, selection: &Selection, found: &mut dyn FnMut(Vec<Result<SourceObject>>) -> bool) {
+    let mut levels: Vec<Level> = Vec::new();
     match open(root) {
-        Ok((entries, real)) => levels.push((entries, String::new(), real)),
+        Ok((entries, real)) => {
+            levels.push(Level { entries, ended: false, waiting: Vec::new(), below: String::new(), real })
+        }
         Err(e) => {
-            found(Err(unreadable("the corpus directory cannot be read", ".", e)));
+            found(vec![Err(unreadable("the corpus directory cannot be read", ".", e))]);
         }
     }
-    while let Some((entries, below, _)) = levels.last_mut() {
-        let entry = match entries.next() {
-            None => {
-                levels.pop();
-                continue;
-            }
-            Some(Ok(entry)) => entry,
-            Some(Err(e)) => {
-                // The rest of this directory cannot be listed.
-                let problem = unreadable("a directory cannot be read", or_dot(below), e);
-                levels.pop();
-                if !found(Err(problem)) {
-                    return;
+    while let Some(level) = levels.last_mut() {
+        if let Some((path, directory)) = level.waiting.pop() {
+            match open(&directory) {
+                Ok((_, real)) if levels.iter().any(|level| level.real == real) => {}
+                Ok((entries, real)) => {
+                    levels.push(Level { entries, ended: false, waiting: Vec::new(), below: format!("{path}/"), real });
                 }
-                continue;
+                Err(e) => {
+                    if !found(vec![Err(unreadable("a directory cannot be read", &path, e))]) {
+                        return;
+                    }
+                }
             }
-        };
-        let name = entry.file_name();
-        let path = format!("{below}{}", name.to_string_lossy());
-        if selection.leaves_out(&path) {
             continue;
         }
-        let item = match look(&entry, name.to_str().is_some(), path, selection, &levels) {
-            Look::Skip => continue,
-            Look::Item(item) => item,
-            Look::Enter(level) => {
-                levels.push(level);
-                continue;
+        if level.ended {
+            levels.pop();
+            continue;
+        }
+        let mut batch = Vec::new();
+        let mut items = Vec::new();
+        let mut ended = false;
+        // Directories among them are entered before the next batch, so that few of them wait.
+        while batch.len() < TOGETHER {
+            match level.entries.next() {
+                None => ended = true,
+                Some(Ok(entry)) => {
+                    batch.push(entry);
+                    continue;
+                }
+                Some(Err(e)) => {
+                    // The rest of this directory cannot be listed.
+                    items.push(Err(unreadable("a directory cannot be read", or_dot(&level.below), e)));
+                    ended = true;
+                }
             }
+            break;
+        }
+        let below = level.below.as_str();
+        let each = |entry: fs::DirEntry| look(&entry, below, selection);
+        let looks: Vec<Look> = if batch.len() < TOGETHER / 32 {
+            batch.into_iter().map(each).collect()
+        } else {
+            batch.into_par_iter().with_min_len(TOGETHER / 32).map(each).collect()
         };
-        if !found(item) {
+        for look in looks {
+            match look {
+                Look::Skip => {}
+                Look::Item(item) => items.push(item),
+                Look::Enter(path, directory) => level.waiting.push((path, directory)),
+            }
+        }
+        level.ended |= ended;
+        if !items.is_empty() && !found(items) {
             return;
         }
     }
 }
 
+/// A directory that is being listed.
+struct Level {
+    entries: fs::ReadDir,
+    /// It has no more entries.
+    ended: bool,
+    /// Directories in it, yet to be entered: path in the corpus, and where it is.
+    waiting: Vec<(String, PathBuf)>,
+    /// Path in the corpus, with a `/` unless it is the root.
+    below: String,
+    /// Without links.
+    real: PathBuf,
+}
+
 enum Look {
     Skip,
     Item(Result<SourceObject>),
-    Enter((fs::ReadDir, String, PathBuf)),
+    Enter(String, PathBuf),
 }
 
-fn look(
-    entry: &fs::DirEntry,
-    named: bool,
-    path: String,
-    selection: &Selection,
-    levels: &[(fs::ReadDir, String, PathBuf)],
-) -> Look {
+fn look(entry: &fs::DirEntry, below: &str, selection: &Selection) -> Look {
+    let name = entry.file_name();
+    let path = format!("{below}{}", name.to_string_lossy());
+    if selection.leaves_out(&path) {
+        return Look::Skip;
+    }
+    let kind = entry.file_type();
+    // Most entries tell what they are without being looked at.
+    if kind.as_ref().is_ok_and(fs::FileType::is_file) && !selection.takes(&path) {
+        return Look::Skip;
+    }
     let problem = |what: &str, e: io::Error| Look::Item(Err(unreadable(what, &path, e)));
-    // Follows links.
-    let meta = match fs::metadata(entry.path()) {
+    // A file's is asked for relative to its directory; links are followed.
+    let meta = match kind {
+        Ok(kind) if kind.is_file() || kind.is_dir() => entry.metadata(),
+        _ => fs::metadata(entry.path()),
+    };
+    let meta = match meta {
         Ok(meta) => meta,
+        // Deleted since the directory was read: not one of its files any more.
+        Err(e) if e.kind() == io::ErrorKind::NotFound && kind.is_ok_and(|k| k.is_file()) => return Look::Skip,
         // A link to nowhere may have been a directory of documents.
         Err(e) if selection.takes(&path) || Selection::may_be_directory(&path) => {
             return problem("a file or link of the corpus cannot be read", e);
@@ -102,7 +155,7 @@ fn look(
     if !meta.is_dir() && !selection.takes(&path) {
         return Look::Skip;
     }
-    if !named {
+    if name.to_str().is_none() {
         return problem("a name in the corpus is not UTF-8", io::ErrorKind::InvalidFilename.into());
     }
     if meta.is_file() {
@@ -111,11 +164,7 @@ fn look(
     if !meta.is_dir() {
         return problem("not a regular file", io::ErrorKind::InvalidInput.into());
     }
-    match open(&entry.path()) {
-        Ok((_, real)) if levels.iter().any(|level| level.2 == real) => Look::Skip,
-        Ok((entries, real)) => Look::Enter((entries, format!("{path}/"), real)),
-        Err(e) => problem("a directory cannot be read", e),
-    }
+    Look::Enter(path, entry.path())
 }
 
 fn open(path: &Path) -> io::Result<(fs::ReadDir, PathBuf)> {

@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,50 @@ pub struct DocumentRow {
     #[serde(default)]
     pub moved_from: Vec<String>,
 }
+
+/// What comparing two inventories needs of a document: a row without what is only carried along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentBrief {
+    /// Document id.
+    pub document_id: String,
+    /// The object that holds it.
+    pub object: SourceObject,
+    /// Line or row in a record file, from 1; `None` when the document is the whole object.
+    pub line: Option<u64>,
+    /// Size of the document as stored.
+    pub bytes: u64,
+    /// Digest of the document as stored.
+    pub digest: Digest,
+    /// Digest of the text that is chunked.
+    pub text_digest: Digest,
+    /// Digest of title, tenant, acl and metadata.
+    pub payload_digest: Digest,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Tokens in the chunks.
+    pub tokens: u64,
+    /// Ids under which documents with the same text were known before, newest first.
+    pub moved_from: Vec<String>,
+}
+
+/// Columns of a [`DocumentBrief`], and the bucket that finds them.
+const BRIEF: [&str; 15] = [
+    "document_id",
+    "path",
+    "line",
+    "object_bytes",
+    "modified",
+    "etag",
+    "version",
+    "bytes",
+    "digest",
+    "text_digest",
+    "payload_digest",
+    "chunks",
+    "tokens",
+    "moved_from",
+    "bucket",
+];
 
 /// Digest of everything besides the text that a document's points carry.
 pub fn payload_digest(document: &Document) -> Result<Digest> {
@@ -149,7 +193,7 @@ fn digest_at(column: &FixedSizeBinaryArray, row: usize) -> Result<Digest> {
     Ok(Digest::from_bytes(bytes.map_err(|_| Error::new(ErrorKind::Damaged, "a digest has the wrong length"))?))
 }
 
-fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
+fn briefs(batch: &RecordBatch) -> Result<Vec<DocumentBrief>> {
     let text = |name| column::<StringArray>(batch, name);
     let optional = |c: &StringArray, i| (!c.is_null(i)).then(|| c.value(i).to_owned());
     let (ids, paths, lines) = (text("document_id")?, text("path")?, column::<UInt64Array>(batch, "line")?);
@@ -159,15 +203,12 @@ fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
     let digests = column::<FixedSizeBinaryArray>(batch, "digest")?;
     let text_digests = column::<FixedSizeBinaryArray>(batch, "text_digest")?;
     let payload_digests = column::<FixedSizeBinaryArray>(batch, "payload_digest")?;
-    let (tenants, metadata) = (text("tenant")?, text("metadata")?);
-    let acl = column::<ListArray>(batch, "acl")?;
     // Format 1 has no such column.
     let moved = batch.column_by_name("moved_from").map(|_| column::<ListArray>(batch, "moved_from")).transpose()?;
     let (chunks, tokens) = (column::<UInt32Array>(batch, "chunks")?, column::<UInt64Array>(batch, "tokens")?);
-    let chunk_digests = column::<FixedSizeBinaryArray>(batch, "chunk_digest")?;
     let mut rows = Vec::with_capacity(batch.num_rows());
     for i in 0..batch.num_rows() {
-        rows.push(DocumentRow {
+        rows.push(DocumentBrief {
             document_id: ids.value(i).to_owned(),
             object: SourceObject {
                 path: paths.value(i).to_owned(),
@@ -181,19 +222,45 @@ fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
             digest: digest_at(digests, i)?,
             text_digest: digest_at(text_digests, i)?,
             payload_digest: digest_at(payload_digests, i)?,
-            tenant: optional(tenants, i),
-            acl: list_at(acl, i)?,
-            metadata: metadata.value(i).to_owned(),
             chunks: chunks.value(i),
             tokens: tokens.value(i),
-            chunk_digest: digest_at(chunk_digests, i)?,
             moved_from: moved.map(|column| list_at(column, i)).transpose()?.unwrap_or_default(),
         });
     }
     Ok(rows)
 }
 
-/// Size at which an inventory object is closed and the next begun.
+fn from_batch(batch: &RecordBatch) -> Result<Vec<DocumentRow>> {
+    let text = |name| column::<StringArray>(batch, name);
+    let (tenants, metadata) = (text("tenant")?, text("metadata")?);
+    let acl = column::<ListArray>(batch, "acl")?;
+    let chunk_digests = column::<FixedSizeBinaryArray>(batch, "chunk_digest")?;
+    let mut rows = Vec::with_capacity(batch.num_rows());
+    for (i, brief) in briefs(batch)?.into_iter().enumerate() {
+        rows.push(DocumentRow {
+            document_id: brief.document_id,
+            object: brief.object,
+            line: brief.line,
+            bytes: brief.bytes,
+            digest: brief.digest,
+            text_digest: brief.text_digest,
+            payload_digest: brief.payload_digest,
+            tenant: (!tenants.is_null(i)).then(|| tenants.value(i).to_owned()),
+            acl: list_at(acl, i)?,
+            metadata: metadata.value(i).to_owned(),
+            chunks: brief.chunks,
+            tokens: brief.tokens,
+            chunk_digest: digest_at(chunk_digests, i)?,
+            moved_from: brief.moved_from,
+        });
+    }
+    Ok(rows)
+}
+
+/// An inventory object holds a fixed group of 2^2 buckets, so that the next snapshot shares the objects of the
+/// groups in which nothing changed.
+pub(crate) const GROUP_BITS: u8 = 2;
+/// Size at which an object is closed before its group is complete.
 const OBJECT_BYTES: usize = 32 << 20;
 /// Buckets after which it is closed in any case: an encrypted file has at most 32,767 row groups.
 const ROW_GROUPS: u32 = 16_384;
@@ -217,6 +284,9 @@ impl<'a> InventoryWriter<'a> {
         if rows.is_empty() {
             return Ok(());
         }
+        if self.open.as_ref().is_some_and(|(_, first, ..)| first >> GROUP_BITS != bucket >> GROUP_BITS) {
+            self.close().await?;
+        }
         let (mut writer, first, mut count) = match self.open.take() {
             Some((writer, first, _, count)) => (writer, first, count),
             None => {
@@ -239,6 +309,13 @@ impl<'a> InventoryWriter<'a> {
         if written >= OBJECT_BYTES || bucket - first >= ROW_GROUPS {
             self.close().await?;
         }
+        Ok(())
+    }
+
+    /// Takes an object of an earlier inventory as it is, in place of its buckets.
+    pub(crate) async fn share(&mut self, object: ObjectRef) -> Result<()> {
+        self.close().await?;
+        self.objects.push(object);
         Ok(())
     }
 
@@ -282,6 +359,20 @@ impl<'a> InventoryReader<'a> {
 
     /// The documents of one bucket; cheapest in ascending order.
     pub async fn bucket(&mut self, bucket: u32) -> Result<Vec<DocumentRow>> {
+        self.read(bucket, None, from_batch).await
+    }
+
+    /// As [`Self::bucket`], without reading the columns that a comparison does not need.
+    pub async fn brief(&mut self, bucket: u32) -> Result<Vec<DocumentBrief>> {
+        self.read(bucket, Some(&BRIEF), briefs).await
+    }
+
+    async fn read<T>(
+        &mut self,
+        bucket: u32,
+        columns: Option<&[&str]>,
+        rows_of: fn(&RecordBatch) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
         let Some(index) = self.objects.iter().position(|o| o.buckets.is_some_and(|(a, b)| (a..=b).contains(&bucket)))
         else {
             return Ok(Vec::new());
@@ -295,12 +386,24 @@ impl<'a> InventoryReader<'a> {
             }
         };
         let seal = self.repository.file_seal(path::INVENTORIES)?;
-        guarded(|| read_bucket(&seal, bytes, bucket)).map_err(|e| e.with("object", &self.objects[index].path))
+        guarded(|| read_columns(&seal, bytes, bucket, columns, rows_of))
+            .map_err(|e| e.with("object", &self.objects[index].path))
     }
 }
 
 /// The documents of one bucket from the bytes of its object.
+#[cfg(test)]
 pub(super) fn read_bucket(seal: &FileSeal, bytes: Bytes, bucket: u32) -> Result<Vec<DocumentRow>> {
+    read_columns(seal, bytes, bucket, None, from_batch)
+}
+
+fn read_columns<T>(
+    seal: &FileSeal,
+    bytes: Bytes,
+    bucket: u32,
+    columns: Option<&[&str]>,
+    rows_of: fn(&RecordBatch) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
     let builder = seal.reader(bytes)?;
     // One row group per bucket: the bucket column's statistics find it.
     let position = builder.schema().index_of("bucket")?;
@@ -319,12 +422,17 @@ pub(super) fn read_bucket(seal: &FileSeal, bytes: Bytes, bucket: u32) -> Result<
             }
         })
         .collect();
+    let mask = match columns {
+        Some(columns) => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
+        None => ProjectionMask::all(),
+    };
+    let builder = builder.with_projection(mask);
     let reader = builder.with_row_groups(groups).with_batch_size(8192).build()?;
     let mut rows = Vec::new();
     for batch in reader {
         let batch = batch?;
         if column::<UInt32Array>(&batch, "bucket")?.value(0) == bucket {
-            rows.extend(from_batch(&batch)?);
+            rows.extend(rows_of(&batch)?);
         }
     }
     Ok(rows)
@@ -368,10 +476,18 @@ mod tests {
         writer.bucket(2, &[]).await.unwrap();
         writer.bucket(4, &rows[20..]).await.unwrap();
         let objects = writer.finish().await.unwrap();
-        assert_eq!(objects.len(), 1);
+        // Buckets 0 to 3 and 4 to 7 are groups.
+        assert_eq!(objects.iter().map(|o| o.buckets).collect::<Vec<_>>(), [Some((1, 1)), Some((4, 4))]);
         let mut reader = InventoryReader { repository: &repository, objects: &objects, loaded: None };
         assert_eq!(reader.bucket(4).await.unwrap(), rows[20..]);
         assert_eq!(reader.bucket(1).await.unwrap(), rows[..20]);
+        let briefs = reader.brief(4).await.unwrap();
+        assert_eq!(briefs.len(), 30);
+        for (brief, row) in briefs.iter().zip(&rows[20..]) {
+            assert_eq!((&brief.document_id, &brief.object, brief.line), (&row.document_id, &row.object, row.line));
+            assert_eq!((brief.digest, brief.text_digest), (row.digest, row.text_digest));
+            assert_eq!((brief.chunks, &brief.moved_from), (row.chunks, &row.moved_from));
+        }
         assert!(reader.bucket(0).await.unwrap().is_empty());
         assert!(reader.bucket(2).await.unwrap().is_empty());
     }

@@ -24,7 +24,8 @@ mod encryption_tests;
 
 pub use crate::verify::{DamagedObject, VerifyOptions, VerifyReport, verify};
 pub use file_seal::{FileSeal, FileWriterSeal};
-pub use inventory::{DocumentRow, InventoryReader, InventoryWriter, payload_digest};
+pub(crate) use inventory::GROUP_BITS;
+pub use inventory::{DocumentBrief, DocumentRow, InventoryReader, InventoryWriter, payload_digest};
 pub use key_changes::{KeySlot, KeysReport, SlotState, add_keys, list_keys, remove_key, rotate_keys};
 pub use keys::{KeyId, PassphraseCost, Unlock};
 pub use layout::{FORMAT_VERSION, bucket_of};

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Stage;
 use crate::ids::Digest;
 use crate::measure::Busy;
-use crate::vectors::{PartName, PartRef, VectorRow, read_part, write_part};
+use crate::vectors::{MovedDocument, PartName, PartRef, VectorRow, read_part, write_part};
 
 /// Counters of the two stages.
 #[derive(Debug, Default)]
@@ -31,6 +31,10 @@ pub(super) async fn embed(prepared: &Prepared, totals: &Arc<ComputeTotals>, buck
     let wanted: HashSet<Digest> = bucket.rows.iter().map(|r| r.chunk_digest).collect();
     let PartName { bits, bucket: number, .. } = bucket.name;
     let mut vectors = prepared.reuse.vectors(&prepared.repository, bits, number, wanted).await?;
+    let moved = missing_of_moved(bucket, &vectors);
+    if !moved.is_empty() {
+        vectors.extend(prepared.reuse.moved(&prepared.repository, bits, number, moved).await?);
+    }
     let reused = bucket.rows.iter().filter(|r| vectors.contains_key(&r.chunk_digest)).count();
     totals.chunks_reused.fetch_add(reused as u64, Ordering::Relaxed);
     prepared.workspace.events.progress(Stage::Embed, reused as u64);
@@ -80,6 +84,19 @@ pub(super) async fn embed(prepared: &Prepared, totals: &Arc<ComputeTotals>, buck
         }
     }
     Ok(())
+}
+
+/// Of documents that were known under other ids: these ids, and the chunks that have no vector yet.
+fn missing_of_moved<'a>(bucket: &'a Bucket, found: &HashMap<Digest, Vec<f32>>) -> Vec<MovedDocument<'a>> {
+    if bucket.moved.is_empty() {
+        return Vec::new();
+    }
+    let mut missing: HashMap<&str, HashSet<Digest>> = HashMap::new();
+    for row in bucket.rows.iter().filter(|r| !found.contains_key(&r.chunk_digest)) {
+        missing.entry(&row.document_id).or_default().insert(row.chunk_digest);
+    }
+    let with_ids = |(id, chunks)| Some(MovedDocument { earlier: bucket.moved.get(id)?, chunks });
+    missing.into_iter().filter_map(with_ids).collect()
 }
 
 /// Encodes and commits the part. A part of that name which is there already holds the same, or is damaged

@@ -22,6 +22,8 @@ use crate::vectors::{PartInput, PartKey, PartName, VectorRow};
 pub(super) struct Bucket {
     pub(super) name: PartName,
     pub(super) rows: Vec<VectorRow>,
+    /// By document id: the ids under which its text was known before.
+    pub(super) moved: HashMap<String, Vec<String>>,
 }
 
 /// Record files are read once, front to back, and their records put aside by group of buckets: reading
@@ -241,8 +243,11 @@ impl<'a> BucketSource<'a> {
             let key = PartKey::new(model, rules, name.bits, name.bucket, inputs);
             name.key = key.named(&self.prepared.repository);
         }
-        let mut bucket = Bucket { name, rows: Vec::new() };
-        for (_, chunked) in kept {
+        let mut bucket = Bucket { name, rows: Vec::new(), moved: HashMap::new() };
+        for (row, chunked) in kept {
+            if !row.moved_from.is_empty() {
+                bucket.moved.insert(row.document_id, row.moved_from);
+            }
             push_rows(chunked, &mut bucket.rows);
         }
         bucket

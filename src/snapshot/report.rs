@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::moved::Changes;
 use crate::ids::Digest;
 use crate::measure::Seconds;
 use crate::repository::SkippedDocument;
@@ -19,14 +20,23 @@ pub struct SnapshotReport {
     pub snapshot: String,
     /// The snapshot before it, of the same pipeline.
     pub previous: Option<String>,
+    /// Words given to it.
+    pub tags: Vec<String>,
     /// Repository.
     pub repository: String,
     /// Corpus.
     pub corpus: String,
     /// Objects listed.
     pub objects: u64,
+    /// Objects read; the others are as the previous snapshot found them.
+    pub objects_read: u64,
+    /// Their size in bytes.
+    pub bytes_read: u64,
     /// Documents in the inventory.
     pub documents: u64,
+    /// How they compare with the previous snapshot.
+    #[serde(flatten)]
+    pub changes: Changes,
     /// Documents left out as bad.
     pub documents_skipped: u64,
     /// The first of them, by name.

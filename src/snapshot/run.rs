@@ -1,46 +1,56 @@
 //! Taking a snapshot.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
-use tokio::task::JoinHandle;
+use futures::stream::{self, BoxStream};
 
-use super::canary::CanaryPicker;
+use super::base::{self, Now};
+use super::canary::{CanaryPicker, Kept as KeptCanaries, read_canaries};
+use super::intake::Intake;
+use super::listing::{Listed, Listing, Sent, list, stream_of};
+use super::moved::{Changes, find_moves};
 use super::report::SnapshotReport;
+use super::select::{Keep, Selected, select};
+use super::target::{live, unreached};
+use super::write::{Previous, write_inventory};
+use crate::chunk::{Chunker, ChunkingRules};
 use crate::corpus::{Corpus, SourceObject};
 use crate::embed::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Stage};
 use crate::ids::{Digest, timed_id};
-use crate::ingest::{ChunkedDocument, IngestTimes, Ingested, ingest};
+use crate::ingest::{IngestTimes, Ingested, ingest};
 use crate::measure::{Seconds, peak_rss_bytes};
-use crate::pipeline::{CaptureMode, CorpusSettings, OnBadDocument, StoreSettings, TargetKind};
+use crate::pipeline::{CaptureMode, CorpusSettings, StoreSettings};
 use crate::repository::{
-    Buckets, CorpusRecord, Counts, DocumentRow, FORMAT_VERSION, InventoryWriter, Lock, LockKind, Manifest, ObjectRef,
-    Repository, SkippedDocument, TargetRecord, bucket_bits, bucket_of, path, payload_digest,
+    Buckets, Captured, CorpusRecord, Counts, FORMAT_VERSION, Lock, LockKind, Manifest, ObjectRef, Repository,
+    SkippedDocument, bucket_bits,
 };
-use crate::spill::Spill;
-use crate::validate::{GoldenBaseline, load_golden, record_baseline};
-use crate::workspace::{EngineQueries, Workspace, chunker, chunking_rules};
+use crate::workspace::{Workspace, chunker, chunking_rules};
 
 /// How a snapshot is taken.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotOptions {
     /// Leave the live collection alone: no schema, no golden-query baseline.
     pub skip_target: bool,
+    /// Read every document, whatever size, time and tag say.
+    pub rehash: bool,
+    /// Words to find the snapshot by: letters, digits and `-_.:`, at most 64 of them.
+    pub tags: Vec<String>,
 }
 
-/// Bits of the partitions that rows are put aside in while the number of buckets is not known yet.
-const SPILL_BITS: u8 = 8;
 /// Skipped documents that the report names; all of them are in the repository.
 const NAMED: usize = 50;
 
-/// Takes a snapshot: reads the whole corpus, writes inventory and canaries, and last the manifest.
+/// Takes a snapshot: reads what is new or changed since the previous one, writes inventory and canaries, and last
+/// the manifest.
 ///
 /// # Errors
-/// Among others [`ErrorKind::Locked`], retryable, while a prune removes objects from the repository.
+/// `Configuration` for a tag that is none; `BadDocument` where bad documents fail the run; what the corpus, the model
+/// and the repository fail with; `Locked`, retryable, while a prune removes objects from the repository.
 pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Result<SnapshotReport> {
     let repository = workspace.create_repository().await?;
     let lock = repository.lock(LockKind::Shared, "snapshot", &workspace.events).await?;
@@ -57,6 +67,7 @@ async fn locked(
 ) -> Result<SnapshotReport> {
     let started = Instant::now();
     let created = jiff::Timestamp::now();
+    let tags = tags(&options.tags)?;
     let pipeline = &workspace.pipeline;
     let events = &workspace.events;
     let corpus = Arc::new(workspace.corpus(&pipeline.corpus)?);
@@ -70,336 +81,392 @@ async fn locked(
     };
     let engine = workspace.engine(&|context| previous.as_ref().is_some_and(|p| p.model.dtype == context.dtype)).await?;
     let rules = chunking_rules(&pipeline.chunking, &engine)?;
-    let rules_fingerprint = rules.fingerprint()?;
-    let cutter = Arc::new(chunker(&rules, &engine)?);
-
-    let times = Arc::new(IngestTimes::default());
-    let mut intake = Intake::new(pipeline.corpus.on_bad_document)?;
-    let listing = Arc::new(std::sync::Mutex::new(Listing::default()));
-    events.start(Stage::Read, None, "documents");
-    let reading = Instant::now();
-    let (objects, lister) = list(corpus.clone(), listing.clone());
-    let mut documents = ingest(corpus.clone(), cutter, objects, workspace.cancel.clone(), times.clone());
-    while let Some(item) = documents.recv().await {
-        match item? {
-            Ingested::Document(document) => {
-                intake.document(&document)?;
-                events.progress(Stage::Read, 1);
-            }
-            Ingested::Bad { object, error } => {
-                let skipped = intake.bad(&object, error)?;
-                events.send(Event::DocumentSkipped { uri: skipped.path, line: skipped.line, reason: skipped.reason });
-            }
-        }
-    }
-    lister.await?;
-    workspace.cancel.check()?;
-    events.finish(Stage::Read, reading.elapsed().as_secs_f64());
-    let listing = listing.lock().map(|l| l.clone()).unwrap_or_default();
-
-    let writing = Instant::now();
-    let id = timed_id(created);
-    let bits = bucket_bits(intake.counts.chunks, previous.as_ref().map(|m| m.buckets.bits));
-    let named = intake.skipped.len();
-    let inventory = intake.inventory(&repository, bits).await?;
-    for SkippedDocument { path, line, reason } in intake.skipped[named..].iter().cloned() {
-        events.send(Event::DocumentSkipped { uri: path, line, reason });
-    }
-    let canaries = std::mem::take(&mut intake.canaries);
-    let canaries = canaries.store(&repository, engine.clone(), &rules_fingerprint).await?;
-    let skipped = intake.store_skipped(&repository).await?;
-    let (target, golden_baseline) =
-        if options.skip_target { (unreached(workspace), None) } else { live(workspace, &engine).await? };
-    workspace.cancel.check()?;
-    let manifest = Manifest {
-        format: FORMAT_VERSION,
-        id: id.clone(),
-        created,
-        completed: jiff::Timestamp::now(),
-        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-        pipeline: pipeline.name.clone(),
-        corpus: CorpusRecord {
-            settings: CorpusSettings { store: StoreSettings::new(), ..pipeline.corpus.clone() },
-            capture: CaptureMode::Reference,
-            objects: listing.objects,
-            listing: listing.digest(),
-            newest: None,
-            reread: 0,
-        },
-        rules,
-        rules_fingerprint,
-        model: engine.context().clone(),
+    let run = Run {
+        workspace,
+        corpus,
+        repository,
+        rules_fingerprint: rules.fingerprint()?,
         model_fingerprint: engine.context().fingerprint()?,
-        model_card: pipeline.model.name.clone(),
-        counts: intake.counts.clone(),
-        buckets: Buckets { bits },
-        inventory,
-        canaries: canaries.clone(),
-        skipped,
-        target,
-        golden_baseline,
-        cannot_restore: vec![
-            "the documents themselves: this snapshot refers to the corpus, which must keep them".to_owned(),
-            "access keys and passwords of the target: they are never recorded".to_owned(),
-        ],
-        previous: previous.as_ref().map(|m| m.id.clone()),
-        tags: Vec::new(),
-        captured: None,
+        cutter: Arc::new(chunker(&rules, &engine)?),
+        rules,
+        engine,
+        previous,
+        capture: CaptureMode::Reference,
+        times: Arc::default(),
+        sent: Arc::default(),
     };
-    lock.commit(&repository, &manifest).await?;
-    Ok(SnapshotReport {
-        verb: "snapshot",
-        ok: true,
-        exit_code: 0,
-        snapshot: id,
-        previous: previous.map(|m| m.id),
-        repository: repository.url().to_owned(),
-        corpus: corpus.url().to_owned(),
-        objects: listing.objects,
-        documents: intake.counts.documents,
-        documents_skipped: intake.counts.documents_skipped,
-        skipped: intake.skipped.into_iter().take(NAMED).collect(),
-        chunks: intake.counts.chunks,
-        tokens: intake.counts.tokens,
-        bytes: intake.counts.bytes,
-        buckets: 1 << bits,
-        canaries: canaries.rows.unwrap_or(0),
-        golden_queries: manifest.golden_baseline.as_ref().map_or(0, |b| b.queries.len() as u64),
-        model_fingerprint: manifest.model_fingerprint,
-        rules_fingerprint,
-        seconds: Seconds {
-            total: started.elapsed().as_secs_f64(),
-            read: times.read.seconds(),
-            chunk: times.chunk.seconds(),
-            write: writing.elapsed().as_secs_f64(),
-            ..Seconds::default()
-        },
-        peak_rss_bytes: peak_rss_bytes(),
-    })
+    let taken = run.take(options.rehash).await?;
+    run.commit(created, tags, options.skip_target, taken, started, lock).await
 }
 
-/// Number of objects and a sum of their states that does not depend on their order.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Listing {
-    pub(crate) objects: u64,
-    sum: u128,
-}
-
-impl Listing {
-    pub(crate) fn add(&mut self, object: &SourceObject) {
-        self.objects += 1;
-        let state = (&object.path, object.size, object.modified, &object.etag, &object.version);
-        let text = serde_json::to_vec(&state).unwrap_or_default();
-        let mut half = [0; 16];
-        half.copy_from_slice(&Digest::of(&text).as_bytes()[..16]);
-        self.sum = self.sum.wrapping_add(u128::from_be_bytes(half));
+/// Checks tags; the same one twice counts once.
+fn tags(given: &[String]) -> Result<Vec<String>> {
+    let mut tags: Vec<String> = Vec::new();
+    for tag in given {
+        let fits = (1..=64).contains(&tag.len())
+            && tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':'));
+        if !fits {
+            return Err(Error::new(ErrorKind::Configuration, "this is no tag")
+                .with("tag", tag)
+                .guidance("a tag has 1 to 64 letters, digits and `-_.:`; several are given one by one"));
+        }
+        if !tags.contains(tag) {
+            tags.push(tag.clone());
+        }
     }
-
-    pub(crate) fn digest(&self) -> String {
-        format!("{:032x}", self.sum)
-    }
+    Ok(tags)
 }
 
-/// The corpus's objects as a stream of its own, noting each in `listing`; the task tells whether it came to its end.
-fn list(
+/// What one run works with.
+struct Run<'a> {
+    workspace: &'a Workspace,
     corpus: Arc<Corpus>,
-    listing: Arc<std::sync::Mutex<Listing>>,
-) -> (BoxStream<'static, Result<SourceObject>>, JoinHandle<()>) {
-    let (tx, rx) = tokio::sync::mpsc::channel(256);
-    let lister = tokio::spawn(async move {
-        let mut objects = corpus.list();
-        while let Some(object) = objects.next().await {
-            if let (Ok(object), Ok(mut listing)) = (&object, listing.lock()) {
-                listing.add(object);
+    repository: Repository,
+    engine: Arc<Engine>,
+    rules: ChunkingRules,
+    rules_fingerprint: Digest,
+    model_fingerprint: Digest,
+    cutter: Arc<Chunker>,
+    previous: Option<Manifest>,
+    capture: CaptureMode,
+    times: Arc<IngestTimes>,
+    sent: Arc<Sent>,
+}
+
+/// What goes into the manifest, and what the report says besides.
+struct Taken {
+    listing: Listing,
+    counts: Counts,
+    bits: u8,
+    inventory: Vec<ObjectRef>,
+    canaries: ObjectRef,
+    skipped: Option<ObjectRef>,
+    captured: Option<Captured>,
+    changes: Changes,
+    named: Vec<SkippedDocument>,
+    write_seconds: f64,
+}
+
+impl Run<'_> {
+    /// The previous snapshot, where its documents may be taken over.
+    async fn base(&self, rehash: bool) -> Result<Option<(&Manifest, Vec<SkippedDocument>, KeptCanaries)>> {
+        let Some(previous) = &self.previous else { return Ok(None) };
+        let events = &self.workspace.events;
+        if rehash {
+            return Ok(None);
+        }
+        let now = Now {
+            corpus: &self.workspace.pipeline.corpus,
+            rules: self.rules_fingerprint,
+            model: self.model_fingerprint,
+            capture: self.capture,
+        };
+        if let Some(why) = base::differs(previous, &now) {
+            events.note(format!("every document is read, because since snapshot {} {why}", previous.id));
+            return Ok(None);
+        }
+        let needed = async {
+            base::check_objects(&self.repository, previous).await?;
+            let canaries = KeptCanaries::new(read_canaries(&self.repository, previous).await?);
+            Ok::<_, Error>((previous, base::skipped(&self.repository, previous).await?, canaries))
+        };
+        match needed.await {
+            Ok(base) => Ok(Some(base)),
+            Err(e) if e.kind() == ErrorKind::Damaged => {
+                events.warn(format!("the previous snapshot is damaged, so every document is read: {e}"));
+                Ok(None)
             }
-            if tx.send(object).await.is_err() {
-                return;
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Lists the corpus, reads what must be read, and stores everything but the manifest.
+    async fn take(&self, rehash: bool) -> Result<Taken> {
+        let workspace = self.workspace;
+        let events = &workspace.events;
+        let base = self.base(rehash).await?;
+        events.start(Stage::Read, None, "documents");
+        let reading = Instant::now();
+        let shared_listing = Arc::new(std::sync::Mutex::new(Listing::default()));
+        let mut lister = None;
+        // The documents of the previous snapshot, where it can be read at all.
+        let mut selected = None;
+        let objects;
+        if let Some((previous, skipped, canaries)) = base {
+            let mut listed = Listed::new(&self.corpus, &workspace.cancel).await?;
+            if base::is_unchanged(previous, &listed.listing, !listed.bad.is_empty(), &skipped) {
+                events.finish(Stage::Read, reading.elapsed().as_secs_f64());
+                return Ok(self.unchanged(previous, listed.listing, skipped));
+            }
+            if let Ok(mut listing) = shared_listing.lock() {
+                *listing = listed.listing.clone();
+            }
+            let keep = Keep::Unchanged { listed: &mut listed, skipped, canaries };
+            selected = self.selected(previous, keep).await?;
+            objects = match &mut selected {
+                Some(selected) => {
+                    let to_read = std::mem::replace(&mut selected.to_read, crate::aside::Aside::new(0)?);
+                    stream_of(listed.bad, Vec::new(), to_read, self.sent.clone())
+                }
+                None => listed.all(self.sent.clone()),
+            };
+        } else {
+            if let Some(previous) = &self.previous {
+                selected = self.selected(previous, Keep::Nothing).await?;
+            }
+            let (stream, task) = list(self.corpus.clone(), shared_listing.clone(), self.sent.clone());
+            (objects, lister) = (stream, Some(task));
+        }
+
+        let kept = selected.as_ref().map(|s| (s.counts.clone(), s.skipped.clone())).unwrap_or_default();
+        let kept_documents = kept.0.documents;
+        let mut intake = Intake::new(workspace.pipeline.corpus.on_bad_document, kept.0, kept.1)?;
+        let mut canaries = CanaryPicker::default();
+        if let Some(selected) = &mut selected {
+            canaries.keep(selected.canaries.rows());
+        }
+        events.progress(Stage::Read, kept_documents);
+        self.read(objects, &mut intake, &mut canaries).await?;
+        if let Some(lister) = lister {
+            lister.await?;
+        }
+        workspace.cancel.check()?;
+        if let Some(selected) = &mut selected
+            && canaries.too_few(intake.counts.chunks)
+        {
+            self.more_canaries(selected.canaries.spare(), &mut canaries).await?;
+        }
+        events.finish(Stage::Read, reading.elapsed().as_secs_f64());
+        let listing = shared_listing.lock().map(|l| l.clone()).unwrap_or_default();
+        self.store(intake, canaries, selected, kept_documents, listing).await
+    }
+
+    /// Nothing is new: everything is shared with the previous snapshot.
+    fn unchanged(&self, previous: &Manifest, listing: Listing, skipped: Vec<SkippedDocument>) -> Taken {
+        self.workspace.events.progress(Stage::Read, previous.counts.documents);
+        Taken {
+            listing,
+            counts: previous.counts.clone(),
+            bits: previous.buckets.bits,
+            inventory: previous.inventory.clone(),
+            canaries: previous.canaries.clone(),
+            skipped: previous.skipped.clone(),
+            captured: previous.captured.clone(),
+            changes: Changes { documents_unchanged: previous.counts.documents, ..Changes::default() },
+            named: skipped,
+            write_seconds: 0.0,
+        }
+    }
+
+    /// Goes through the previous documents; `None` when they cannot be read.
+    async fn selected(&self, previous: &Manifest, keep: Keep<'_>) -> Result<Option<Selected>> {
+        match select(&self.repository, previous, keep, &self.workspace.cancel).await {
+            Ok(selected) => Ok(Some(selected)),
+            Err(e) if e.kind() == ErrorKind::Damaged => {
+                let warning = format!("the previous snapshot is damaged, so every document is read: {e}");
+                self.workspace.events.warn(warning);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn read(
+        &self,
+        objects: BoxStream<'static, Result<SourceObject>>,
+        intake: &mut Intake,
+        canaries: &mut CanaryPicker,
+    ) -> Result<()> {
+        let (events, cancel) = (&self.workspace.events, self.workspace.cancel.clone());
+        let mut documents = ingest(self.corpus.clone(), self.cutter.clone(), objects, cancel, self.times.clone());
+        while let Some(item) = documents.recv().await {
+            match item? {
+                Ingested::Document(document) => {
+                    intake.document(&document)?;
+                    canaries.offer(&document);
+                    events.progress(Stage::Read, 1);
+                }
+                Ingested::Bad { object, error } => {
+                    let SkippedDocument { path, line, reason } = intake.bad(&object, error)?;
+                    events.send(Event::DocumentSkipped { uri: path, line, reason });
+                }
             }
         }
-    });
-    (futures::stream::unfold(rx, async |mut rx| rx.recv().await.map(|item| (item, rx))).boxed(), lister)
-}
-
-/// What has come in so far.
-struct Intake {
-    on_bad: OnBadDocument,
-    rows: Spill<DocumentRow>,
-    counts: Counts,
-    canaries: CanaryPicker,
-    skipped: Vec<SkippedDocument>,
-}
-
-impl Intake {
-    fn new(on_bad: OnBadDocument) -> Result<Self> {
-        Ok(Self {
-            on_bad,
-            rows: Spill::new(1 << SPILL_BITS)?,
-            counts: Counts::default(),
-            canaries: CanaryPicker::default(),
-            skipped: Vec::new(),
-        })
+        intake.rows.seal()
     }
 
-    fn document(&mut self, chunked: &ChunkedDocument) -> Result<()> {
-        let document = &chunked.document;
-        let row = DocumentRow {
-            document_id: document.id.clone(),
-            object: chunked.object.clone(),
-            line: document.line,
-            bytes: document.bytes,
-            digest: document.digest,
-            text_digest: document.text_digest,
-            payload_digest: payload_digest(document)?,
-            tenant: document.tenant.clone(),
-            acl: document.acl.clone(),
-            metadata: serde_json::to_string(&document.metadata).unwrap_or_default(),
-            chunks: chunked.chunks.len() as u32,
-            tokens: chunked.tokens(),
-            chunk_digest: chunked.digest,
-            moved_from: Vec::new(),
-        };
-        self.rows.push(bucket_of(&row.document_id, SPILL_BITS) as usize, &row)?;
-        self.counts.documents += 1;
-        self.counts.chunks += u64::from(row.chunks);
-        self.counts.tokens += row.tokens;
-        self.counts.bytes += row.bytes;
-        self.canaries.offer(chunked);
+    /// Reads unchanged documents for canaries, until there are enough. One that cannot be read is passed over.
+    async fn more_canaries(&self, objects: Vec<SourceObject>, canaries: &mut CanaryPicker) -> Result<()> {
+        for object in objects {
+            self.sent.add(&object);
+            let objects = stream::once(std::future::ready(Ok(object))).boxed();
+            let (cutter, cancel) = (self.cutter.clone(), self.workspace.cancel.clone());
+            let mut documents = ingest(self.corpus.clone(), cutter, objects, cancel, self.times.clone());
+            while let Some(item) = documents.recv().await {
+                if let Ingested::Document(document) = item? {
+                    canaries.offer(&document);
+                }
+            }
+            if !canaries.too_few(u64::MAX) {
+                break;
+            }
+        }
         Ok(())
     }
 
-    /// Counts and names a bad document, or stops the run, as the pipeline says.
-    fn bad(&mut self, object: &SourceObject, error: Error) -> Result<SkippedDocument> {
-        if self.on_bad == OnBadDocument::Fail {
-            return Err(error.guidance(
-                "repair or exclude it, or set corpus.on_bad_document = \"skip\" to leave such documents out by name",
-            ));
-        }
-        let line = error.context_value("line").or(error.context_value("row")).and_then(|l| l.parse().ok());
-        let mut reason = error.message().to_owned();
-        if let Some(cause) = error.causes().first() {
-            reason = format!("{reason}: {cause}");
-        }
-        let skipped = SkippedDocument { path: object.path.clone(), line, reason };
-        self.counts.documents_skipped += 1;
-        self.skipped.push(skipped.clone());
-        Ok(skipped)
-    }
-
-    /// Writes the inventory bucket by bucket. A document id that occurs twice is a bad document.
-    async fn inventory(&mut self, repository: &Repository, bits: u8) -> Result<Vec<ObjectRef>> {
-        let mut writer = InventoryWriter::new(repository);
-        let mut bucket = (0, Vec::new());
-        for partition in 0..1usize << SPILL_BITS {
-            let mut rows = self.rows.take(partition)?;
-            rows.sort_by(|a, b| {
-                bucket_of(&a.document_id, bits)
-                    .cmp(&bucket_of(&b.document_id, bits))
-                    .then_with(|| a.document_id.cmp(&b.document_id))
-                    .then_with(|| (&a.object.path, a.line).cmp(&(&b.object.path, b.line)))
-            });
-            for row in self.without_duplicates(rows)? {
-                let number = bucket_of(&row.document_id, bits);
-                if number != bucket.0 {
-                    close(&mut writer, std::mem::replace(&mut bucket, (number, Vec::new()))).await?;
-                }
-                bucket.1.push(row);
+    async fn store(
+        &self,
+        mut intake: Intake,
+        canaries: CanaryPicker,
+        mut selected: Option<Selected>,
+        kept_documents: u64,
+        listing: Listing,
+    ) -> Result<Taken> {
+        let (repository, events, cancel) = (&self.repository, &self.workspace.events, &self.workspace.cancel);
+        let writing = Instant::now();
+        let read = intake.rows.len();
+        let mut changes = Changes { documents_read: read, ..Changes::default() };
+        let mut moves = super::moved::Moves::default();
+        if let (Some(previous), Some(selected)) = (&self.previous, &mut selected) {
+            (changes, moves) = find_moves(repository, previous, &mut selected.old, &mut intake.rows, cancel).await?;
+            changes.documents_unchanged += kept_documents;
+            if moves.passed_over > 0 {
+                events.note(format!(
+                    "{} new documents were not looked for in the previous snapshot: should they have been moved, \
+                     they are embedded again",
+                    moves.passed_over
+                ));
             }
         }
-        close(&mut writer, bucket).await?;
-        writer.finish().await
-    }
-
-    fn without_duplicates(&mut self, rows: Vec<DocumentRow>) -> Result<Vec<DocumentRow>> {
-        let mut kept: Vec<DocumentRow> = Vec::with_capacity(rows.len());
-        for row in rows {
-            let Some(first) = kept.last().filter(|first| first.document_id == row.document_id) else {
-                kept.push(row);
-                continue;
-            };
-            let mut error = Error::new(ErrorKind::BadDocument, "this document id occurs twice")
-                .with("file", &row.object.path)
-                .with("id", &row.document_id)
-                .with("first", format!("{}:{}", first.object.path, first.line.unwrap_or(1)));
-            if let Some(line) = row.line {
-                error = error.with("line", line);
-            }
-            self.bad(&row.object, error)?;
-            self.counts.documents -= 1;
-            self.counts.chunks -= u64::from(row.chunks);
-            self.counts.tokens -= row.tokens;
-            self.counts.bytes -= row.bytes;
+        let bits = bucket_bits(intake.counts.chunks, self.previous.as_ref().map(|m| m.buckets.bits));
+        let named = intake.skipped.len();
+        let previous = match (&self.previous, &mut selected) {
+            (Some(manifest), Some(selected)) => Some(Previous { manifest, selected, moves: &moves }),
+            _ => None,
+        };
+        let inventory = write_inventory(repository, &mut intake, bits, previous, cancel).await?;
+        if selected.is_none() {
+            changes.documents_added = intake.counts.documents;
         }
-        Ok(kept)
-    }
-
-    async fn store_skipped(&self, repository: &Repository) -> Result<Option<ObjectRef>> {
-        if self.skipped.is_empty() {
-            return Ok(None);
+        for SkippedDocument { path, line, reason } in intake.skipped[named..].iter().cloned() {
+            events.send(Event::DocumentSkipped { uri: path, line, reason });
         }
-        let mut text = String::new();
-        for skipped in &self.skipped {
-            text.push_str(&serde_json::to_string(skipped).unwrap_or_default());
-            text.push('\n');
+        let earlier = self.previous.as_ref().map(|p| &p.canaries);
+        let canaries = canaries.store(repository, self.engine.clone(), &self.rules_fingerprint, earlier).await?;
+        let skipped = intake.store_skipped(repository).await?;
+        Ok(Taken {
+            listing,
+            counts: intake.counts,
+            bits,
+            inventory,
+            canaries,
+            skipped,
+            captured: None,
+            changes,
+            named: intake.skipped,
+            write_seconds: writing.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Writes the manifest: before that nothing shows that there was a snapshot.
+    async fn commit(
+        &self,
+        created: jiff::Timestamp,
+        tags: Vec<String>,
+        skip_target: bool,
+        taken: Taken,
+        started: Instant,
+        lock: &Lock,
+    ) -> Result<SnapshotReport> {
+        let (workspace, engine) = (self.workspace, &self.engine);
+        let pipeline = &workspace.pipeline;
+        let (target, golden_baseline) =
+            if skip_target { (unreached(workspace), None) } else { live(workspace, engine).await? };
+        workspace.cancel.check()?;
+        let id = timed_id(created);
+        let manifest = Manifest {
+            format: FORMAT_VERSION,
+            id: id.clone(),
+            created,
+            completed: jiff::Timestamp::now(),
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pipeline: pipeline.name.clone(),
+            corpus: CorpusRecord {
+                settings: CorpusSettings { store: StoreSettings::new(), ..pipeline.corpus.clone() },
+                capture: self.capture,
+                objects: taken.listing.objects,
+                listing: taken.listing.digest(),
+                newest: taken.listing.newest,
+                reread: 0,
+            },
+            rules: self.rules.clone(),
+            rules_fingerprint: self.rules_fingerprint,
+            model: engine.context().clone(),
+            model_fingerprint: self.model_fingerprint,
+            model_card: pipeline.model.name.clone(),
+            counts: taken.counts,
+            buckets: Buckets { bits: taken.bits },
+            inventory: taken.inventory,
+            canaries: taken.canaries,
+            skipped: taken.skipped,
+            target,
+            golden_baseline,
+            cannot_restore: vec![
+                "the documents themselves: this snapshot refers to the corpus, which must keep them".to_owned(),
+                "access keys and passwords of the target: they are never recorded".to_owned(),
+            ],
+            previous: self.previous.as_ref().map(|m| m.id.clone()),
+            tags,
+            captured: taken.captured,
+        };
+        lock.commit(&self.repository, &manifest).await?;
+        let counts = manifest.counts;
+        Ok(SnapshotReport {
+            verb: "snapshot",
+            ok: true,
+            exit_code: 0,
+            snapshot: id,
+            previous: manifest.previous,
+            tags: manifest.tags,
+            repository: self.repository.url().to_owned(),
+            corpus: self.corpus.url().to_owned(),
+            objects: taken.listing.objects,
+            objects_read: self.sent.objects.load(Ordering::Relaxed),
+            bytes_read: self.sent.bytes.load(Ordering::Relaxed),
+            documents: counts.documents,
+            changes: taken.changes,
+            documents_skipped: counts.documents_skipped,
+            skipped: taken.named.into_iter().take(NAMED).collect(),
+            chunks: counts.chunks,
+            tokens: counts.tokens,
+            bytes: counts.bytes,
+            buckets: 1 << taken.bits,
+            canaries: manifest.canaries.rows.unwrap_or(0),
+            golden_queries: manifest.golden_baseline.as_ref().map_or(0, |b| b.queries.len() as u64),
+            model_fingerprint: self.model_fingerprint,
+            rules_fingerprint: self.rules_fingerprint,
+            seconds: Seconds {
+                total: started.elapsed().as_secs_f64(),
+                read: self.times.read.seconds(),
+                chunk: self.times.chunk.seconds(),
+                write: taken.write_seconds,
+                ..Seconds::default()
+            },
+            peak_rss_bytes: peak_rss_bytes(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_words() {
+        let given = |tags: &[&str]| super::tags(&tags.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>());
+        assert_eq!(given(&["nightly", "v1.2:a_b-c", "nightly"]).unwrap(), ["nightly", "v1.2:a_b-c"]);
+        for wrong in ["", "two words", "a,b", "é", &"x".repeat(65)] {
+            assert_eq!(given(&[wrong]).unwrap_err().kind(), ErrorKind::Configuration, "{wrong}");
         }
-        repository.put_sealed_content(path::SKIPPED, "jsonl", text.into_bytes().into()).await.map(Some)
     }
-}
-
-/// Writes one bucket; with few bits it came from several partitions, each sorted for itself.
-async fn close(writer: &mut InventoryWriter<'_>, (bucket, mut rows): (u32, Vec<DocumentRow>)) -> Result<()> {
-    rows.sort_by(|a, b| a.document_id.cmp(&b.document_id));
-    writer.bucket(bucket, &rows).await
-}
-
-/// The target's configuration as the pipeline has it, when the live collection is not looked at.
-fn unreached(workspace: &Workspace) -> TargetRecord {
-    let target = &workspace.pipeline.target;
-    TargetRecord {
-        kind: target.kind.name().to_owned(),
-        collection: workspace.pipeline.collection().to_owned(),
-        index: target.index.clone(),
-        payload_indexes: target.payload_indexes.clone(),
-        live_count: None,
-        live_collection: None,
-    }
-}
-
-/// The live collection's state and what golden queries find in it, where there is one.
-async fn live(workspace: &Workspace, engine: &Arc<Engine>) -> Result<(TargetRecord, Option<GoldenBaseline>)> {
-    let mut record = unreached(workspace);
-    if workspace.pipeline.target.kind == TargetKind::Memory {
-        return Ok((record, None));
-    }
-    let described = match workspace.target() {
-        Ok(target) => match target.describe(workspace.pipeline.collection()).await {
-            Ok(Some(info)) => Some((target, info)),
-            Ok(None) => None,
-            Err(e) => return Ok(unreachable(workspace, record, &e)),
-        },
-        Err(e) if e.kind() == ErrorKind::Target => return Ok(unreachable(workspace, record, &e)),
-        Err(e) => return Err(e),
-    };
-    let Some((target, info)) = described else { return Ok((record, None)) };
-    record.index = info.index.clone();
-    record.live_count = Some(info.count);
-    record.live_collection = Some(info.name.clone());
-    let Some(golden) = &workspace.pipeline.validation.golden else { return Ok((record, None)) };
-    let queries = load_golden(&workspace.base.join(golden))?;
-    let same_model = match &info.marker {
-        Some(marker) => marker.model_fingerprint == engine.context().fingerprint()?,
-        None => info.dimension == engine.context().dimension as usize,
-    };
-    if !same_model {
-        workspace.events.warn("no golden-query baseline: the live collection was made with another model");
-        return Ok((record, None));
-    }
-    let settings = &workspace.pipeline.validation;
-    let baseline =
-        record_baseline(target.as_ref(), &info.name, &EngineQueries(engine.clone()), &queries, settings.k).await?;
-    Ok((record, Some(baseline)))
-}
-
-fn unreachable(workspace: &Workspace, record: TargetRecord, error: &Error) -> (TargetRecord, Option<GoldenBaseline>) {
-    workspace.events.warn(format!("the live collection could not be read, so its state is not recorded: {error}"));
-    (record, None)
 }

@@ -2,33 +2,15 @@
 
 mod answers;
 
-use std::collections::HashMap;
-
-use futures::StreamExt;
 use serde::Serialize;
 
-use crate::corpus::SourceObject;
+pub use crate::diff::{Exposure, exposure};
 use crate::error::{ErrorKind, Result};
-use crate::ids::Digest;
-use crate::repository::{InventoryReader, Manifest, Repository, SkippedDocument, SnapshotSummary};
-use crate::snapshot::Listing;
+use crate::repository::{Manifest, Repository, SnapshotSummary};
 use crate::targets::{CollectionInfo, Target};
 use crate::workspace::Workspace;
 
 pub use answers::{Answer, ReplicaState, Standing};
-
-/// How the corpus differs from the latest snapshot, by size and modification time.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Exposure {
-    /// Objects that the snapshot does not have.
-    pub added: u64,
-    /// Objects with another size or modification time.
-    pub changed: u64,
-    /// Objects that are gone.
-    pub vanished: u64,
-    /// The first few of each, by path.
-    pub examples: Vec<String>,
-}
 
 /// Report of `regrow status`.
 #[derive(Debug, Clone, Serialize)]
@@ -181,95 +163,4 @@ fn made_for(name: &str, production: &str) -> bool {
     let Some(rest) = name.strip_prefix(production).and_then(|rest| rest.strip_prefix('-')) else { return false };
     let key = rest.split('-').next().unwrap_or_default();
     rest.starts_with("drill-") || (key.len() == 8 && key.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-/// Paths shown per kind of difference.
-const EXAMPLES: usize = 5;
-
-/// Compares the corpus's listing with the inventory. An equal listing needs no more than the listing; otherwise
-/// 24 bytes per object are held.
-pub async fn exposure(workspace: &Workspace, repository: &Repository, manifest: &Manifest) -> Result<Exposure> {
-    let mut settings = manifest.corpus.settings.clone();
-    settings.url = workspace.pipeline.corpus.url.clone();
-    settings.store = workspace.pipeline.corpus.store.clone();
-    let corpus = workspace.corpus(&settings)?;
-    let mut listing = Listing::default();
-    let mut objects = corpus.list();
-    while let Some(object) = objects.next().await {
-        if let Ok(object) = object {
-            listing.add(&object);
-        }
-    }
-    if listing.objects == manifest.corpus.objects && listing.digest() == manifest.corpus.listing {
-        return Ok(Exposure::default());
-    }
-    let mut recorded: HashMap<u64, (u64, bool)> = HashMap::new();
-    let mut reader = InventoryReader::new(repository, manifest);
-    for bucket in 0..1u32 << manifest.buckets.bits {
-        for row in reader.bucket(bucket).await? {
-            recorded.insert(key(&row.object.path), (state(&row.object), false));
-        }
-    }
-    // What the snapshot left out by name is known, too: it is neither new nor compared.
-    let mut left_out = std::collections::HashSet::new();
-    if let Some(skipped) = &manifest.skipped {
-        for line in repository.get_sealed_content(skipped).await?.split(|byte| *byte == b'\n').filter(|l| !l.is_empty())
-        {
-            if let Ok(document) = serde_json::from_slice::<SkippedDocument>(line) {
-                left_out.insert(key(&document.path));
-            }
-        }
-    }
-    let mut found = Exposure::default();
-    let mut examples = [Vec::new(), Vec::new()];
-    let mut objects = corpus.list();
-    while let Some(object) = objects.next().await {
-        let Ok(object) = object else { continue };
-        let kind = match recorded.get_mut(&key(&object.path)) {
-            None if left_out.contains(&key(&object.path)) => continue,
-            None => 0,
-            Some((recorded, seen)) => {
-                *seen = true;
-                if *recorded == state(&object) {
-                    continue;
-                }
-                1
-            }
-        };
-        if kind == 0 {
-            found.added += 1;
-        } else {
-            found.changed += 1;
-        }
-        if examples[kind].len() < EXAMPLES {
-            examples[kind].push(format!("{}: {}", ["added", "changed"][kind], object.path));
-        }
-    }
-    found.vanished = recorded.values().filter(|(_, seen)| !seen).count() as u64;
-    found.examples = examples.concat();
-    let mut unnamed = EXAMPLES.min(found.vanished as usize);
-    for bucket in 0..1u32 << manifest.buckets.bits {
-        if unnamed == 0 {
-            break;
-        }
-        for row in reader.bucket(bucket).await? {
-            // Once named it counts as seen: a record file comes with each of its records.
-            if let Some((_, seen @ false)) = recorded.get_mut(&key(&row.object.path))
-                && unnamed > 0
-            {
-                *seen = true;
-                unnamed -= 1;
-                found.examples.push(format!("vanished: {}", row.object.path));
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn key(path: &str) -> u64 {
-    Digest::of(path.as_bytes()).prefix()
-}
-
-fn state(object: &SourceObject) -> u64 {
-    Digest::of(format!("{} {} {:?}", object.size, object.modified, object.etag).as_bytes()).prefix()
 }

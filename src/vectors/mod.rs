@@ -14,7 +14,7 @@ mod writer;
 
 pub use part::{PartInput, PartKey, PartName};
 pub use reader::read_part;
-pub(crate) use reuse::ReuseIndex;
+pub(crate) use reuse::{MovedDocument, ReuseIndex};
 pub use row::{VectorRow, VectorSource};
 pub use schema::{PART_FORMAT, part_schema};
 pub use set::{PartRef, StoredVectorSet, VectorSetRecord};

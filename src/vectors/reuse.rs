@@ -1,13 +1,14 @@
 //! Vectors that earlier rebuilds computed under the same model context, found by chunk digest.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures::TryStreamExt;
 
 use super::{PartName, read_part};
 use crate::error::Result;
 use crate::ids::Digest;
-use crate::repository::{Repository, path};
+use crate::repository::{Repository, bucket_of, path};
 
 /// The parts that exist under one model context, by name only: one entry per part, none per chunk.
 #[derive(Debug, Default)]
@@ -61,15 +62,82 @@ impl ReuseIndex {
             if *seen > VERSIONS {
                 continue;
             }
-            let Some(bytes) = repository.get_optional(object).await? else { continue };
-            let (name, seal) = (*name, repository.file_seal(object)?);
-            let Ok(rows) = tokio::task::spawn_blocking(move || read_part(&name, bytes, &seal)).await? else { continue };
-            for row in rows {
-                if wanted.remove(&row.chunk_digest) {
-                    found.insert(row.chunk_digest, row.vector);
+            take(repository, name, object, &mut wanted, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    /// Vectors of documents that were moved or copied here, from parts that may hold them under their earlier ids.
+    /// Parts that serve most documents come first, each is read once, and none that can help nobody any more;
+    /// parts that overlap the bucket itself were looked into by [`Self::vectors`].
+    pub(crate) async fn moved(
+        &self,
+        repository: &Repository,
+        bits: u8,
+        bucket: u32,
+        documents: Vec<MovedDocument<'_>>,
+    ) -> Result<HashMap<Digest, Vec<f32>>> {
+        let sizes: BTreeSet<u8> = self.parts.iter().map(|(name, ..)| name.bits).collect();
+        let mut places: BTreeMap<(u8, u32), BTreeSet<usize>> = BTreeMap::new();
+        for (document, MovedDocument { earlier, .. }) in documents.iter().enumerate() {
+            for (id, size) in earlier.iter().flat_map(|id| sizes.iter().map(move |size| (id, *size))) {
+                places.entry((size, bucket_of(id, size))).or_default().insert(document);
+            }
+        }
+        let mut places: Vec<_> = places.into_iter().collect();
+        places.sort_by_key(|(place, documents)| (Reverse(documents.len()), *place));
+        let mut by_place: HashMap<(u8, u32), Vec<&(PartName, String, jiff::Timestamp)>> = HashMap::new();
+        for part in self.parts.iter().filter(|(name, ..)| !name.overlaps(bits, bucket)) {
+            let versions = by_place.entry((part.0.bits, part.0.bucket)).or_default();
+            if versions.len() < VERSIONS {
+                versions.push(part);
+            }
+        }
+        let mut wanted: HashSet<Digest> = documents.iter().flat_map(|d| d.chunks.iter().copied()).collect();
+        let mut found = HashMap::new();
+        let mut read = 0;
+        for (place, served) in places {
+            for (name, object, _) in by_place.remove(&place).unwrap_or_default() {
+                let helps = served.iter().any(|d| documents[*d].chunks.iter().any(|c| wanted.contains(c)));
+                if !helps {
+                    break;
                 }
+                if read == MOVED_PARTS {
+                    return Ok(found);
+                }
+                read += 1;
+                take(repository, name, object, &mut wanted, &mut found).await?;
             }
         }
         Ok(found)
     }
+}
+
+/// A document that was known under other ids, with its chunks that have no vector yet.
+pub(crate) struct MovedDocument<'a> {
+    pub(crate) earlier: &'a [String],
+    pub(crate) chunks: HashSet<Digest>,
+}
+
+/// Parts looked into for the moved documents of one bucket: a directory that was renamed may have been spread over
+/// every bucket there is.
+const MOVED_PARTS: usize = 256;
+
+/// Takes what is wanted from one part. A part that is gone or damaged has nothing.
+async fn take(
+    repository: &Repository,
+    name: &PartName,
+    object: &str,
+    wanted: &mut HashSet<Digest>,
+    found: &mut HashMap<Digest, Vec<f32>>,
+) -> Result<()> {
+    let Some(bytes) = repository.get_optional(object).await? else { return Ok(()) };
+    let (name, seal) = (*name, repository.file_seal(object)?);
+    let Ok(rows) = tokio::task::spawn_blocking(move || read_part(&name, bytes, &seal)).await? else { return Ok(()) };
+    for row in rows {
+        if wanted.remove(&row.chunk_digest) {
+            found.insert(row.chunk_digest, row.vector);
+        }
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ mod common;
 mod encryption;
 mod formats;
 mod full_disk;
+mod incremental;
 mod interrupt;
 mod pipelines;
 mod records;

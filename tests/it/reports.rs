@@ -314,7 +314,13 @@ fn status_tells_what_changed_since_the_snapshot() {
     let report = restored(&project);
     let status = project.run(&["status", "--json"]).ok();
     assert_eq!((&status["snapshots"], &status["latest"]["id"]), (&1.into(), &report["snapshot"]));
-    assert_eq!(status["exposure"], serde_json::json!({"added": 0, "changed": 0, "vanished": 0, "examples": []}));
+    for key in ["added", "changed", "vanished", "suspect", "documents_changed", "documents_vanished", "bytes"] {
+        assert_eq!(status["exposure"][key], 0, "{key}");
+    }
+    assert_eq!(
+        (&status["exposure"]["oldest_unsaved"], &status["exposure"]["examples"]),
+        (&Value::Null, &serde_json::json!([]))
+    );
     assert!(status["age_seconds"].as_f64().unwrap() >= 0.0);
     assert_eq!(status["collections"][0]["name"], report["target"]["collection"]);
     assert_eq!(status["collections"][0]["aliases"], serde_json::json!(["test"]));
