@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
 
 pub mod cancel;
+pub mod capture;
 pub mod chunk;
 pub mod corpus;
 pub mod drill;

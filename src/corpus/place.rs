@@ -1,6 +1,6 @@
 //! Where a corpus is: a directory, or a prefix of an object store.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -91,19 +91,19 @@ pub(super) fn failed(path: &str, e: object_store::Error) -> Error {
 
 impl Place {
     /// The object's location in the store.
-    fn location(prefix: &Path, path: &str) -> Result<Path> {
+    pub(super) fn location(prefix: &Path, path: &str) -> Result<Path> {
         let full = if prefix.as_ref().is_empty() { path.to_owned() } else { format!("{prefix}/{path}") };
         Path::parse(full)
             .map_err(|e| Error::new(ErrorKind::BadDocument, "not a path of the corpus").with("file", path).because(e))
     }
 
     /// A file's path; `None` when `path` leads out of the directory.
-    fn file(root: &FilePath, path: &str) -> Option<PathBuf> {
+    pub(super) fn file(root: &FilePath, path: &str) -> Option<PathBuf> {
         let inside = path.split('/').all(|s| !s.is_empty() && s != "." && s != "..");
         inside.then(|| root.join(path))
     }
 
-    fn source(prefix: &Path, meta: ObjectMeta) -> Option<SourceObject> {
+    pub(super) fn source(prefix: &Path, meta: ObjectMeta) -> Option<SourceObject> {
         let full = meta.location.as_ref();
         let path = match prefix.as_ref() {
             "" => full,
@@ -151,23 +151,6 @@ impl Place {
         }
     }
 
-    /// The object's bytes as a blocking reader; call it, and the reader, on a blocking thread.
-    pub(super) fn reader(&self, object: &SourceObject, handle: &Handle) -> Result<Box<dyn BufRead + Send>> {
-        let path = &object.path;
-        match self {
-            Self::Directory(root) => {
-                let file = self.open_file(root, path)?;
-                Ok(Box::new(BufReader::with_capacity(128 << 10, file)))
-            }
-            Self::Store { store, prefix } => {
-                let options = GetOptions { version: object.version.clone(), ..Default::default() };
-                let location = Self::location(prefix, path)?;
-                let got = handle.block_on(store.get_opts(&location, options)).map_err(|e| failed(path, e))?;
-                Ok(Box::new(StoreReader { handle: handle.clone(), stream: got.into_stream(), current: Bytes::new() }))
-            }
-        }
-    }
-
     fn open_file(&self, root: &FilePath, path: &str) -> Result<std::fs::File> {
         let file = Self::file(root, path)
             .ok_or_else(|| Error::new(ErrorKind::BadDocument, "not a path of the corpus").with("file", path))?;
@@ -183,6 +166,7 @@ impl Place {
                 location: Self::location(prefix, &object.path)?,
                 size: object.size,
                 version: object.version.clone(),
+                etag: object.etag.clone().filter(|etag| object.version.is_none() && !etag.starts_with("W/")),
             }),
         })
     }
@@ -197,10 +181,16 @@ pub(super) fn read_failed(path: &str, e: io::Error) -> Error {
 }
 
 /// A store's byte stream as a blocking reader.
-struct StoreReader {
+pub(super) struct StoreReader {
     handle: Handle,
     stream: BoxStream<'static, object_store::Result<Bytes>>,
     current: Bytes,
+}
+
+impl StoreReader {
+    pub(super) fn new(handle: &Handle, stream: BoxStream<'static, object_store::Result<Bytes>>) -> Self {
+        Self { handle: handle.clone(), stream, current: Bytes::new() }
+    }
 }
 
 impl BufRead for StoreReader {
@@ -234,6 +224,8 @@ struct StoreRanges {
     location: Path,
     size: u64,
     version: Option<String>,
+    /// Every range must be of the same contents.
+    etag: Option<String>,
 }
 
 fn external(e: object_store::Error) -> ParquetError {
@@ -246,7 +238,12 @@ impl AsyncFileReader for StoreRanges {
         range: std::ops::Range<u64>,
     ) -> futures::future::BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move {
-            let options = GetOptions { range: Some(range.into()), version: self.version.clone(), ..Default::default() };
+            let options = GetOptions {
+                range: Some(range.into()),
+                version: self.version.clone(),
+                if_match: self.etag.clone(),
+                ..Default::default()
+            };
             let got = self.store.get_opts(&self.location, options).await.map_err(external)?;
             got.bytes().await.map_err(external)
         }

@@ -25,7 +25,26 @@ pub(super) fn describe(path: String, meta: &Metadata) -> SourceObject {
         Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |n| -n),
     });
-    SourceObject { path, size: meta.len(), modified, etag: None, version: None }
+    SourceObject { path, size: meta.len(), modified, etag: identity(meta), version: None }
+}
+
+/// Inode and change time: what no program sets back.
+#[cfg(unix)]
+fn identity(meta: &Metadata) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let changed = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
+    Some(format!("{}-{changed}", meta.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> Option<String> {
+    None
+}
+
+/// Whether a name that was listed is not there any more: deleted since, which is no problem of the corpus.
+fn deleted(path: &Path, e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound
+        && fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// Calls `found` for every selected file and every problem, until it returns false.
@@ -93,6 +112,7 @@ fn look(
     // Follows links.
     let meta = match fs::metadata(entry.path()) {
         Ok(meta) => meta,
+        Err(e) if deleted(&entry.path(), &e) => return Look::Skip,
         // A link to nowhere may have been a directory of documents.
         Err(e) if selection.takes(&path) || Selection::may_be_directory(&path) => {
             return problem("a file or link of the corpus cannot be read", e);
@@ -114,6 +134,7 @@ fn look(
     match open(&entry.path()) {
         Ok((_, real)) if levels.iter().any(|level| level.2 == real) => Look::Skip,
         Ok((entries, real)) => Look::Enter((entries, format!("{path}/"), real)),
+        Err(e) if deleted(&entry.path(), &e) => Look::Skip,
         Err(e) => problem("a directory cannot be read", e),
     }
 }

@@ -19,10 +19,8 @@ pub(crate) mod path {
     pub(crate) const INVENTORIES: &str = "inventories";
     pub(crate) const CANARIES: &str = "canaries";
     pub(crate) const SKIPPED: &str = "skipped";
-    #[expect(dead_code, reason = "used by capture")]
     /// Indexes of captured objects, and packs with their blobs, named by their digest.
     pub(crate) const CAPTURED: &str = "captured";
-    #[expect(dead_code, reason = "used by capture")]
     pub(crate) const DOCUMENTS: &str = "documents";
 
     pub(crate) fn manifest(id: &str) -> String {

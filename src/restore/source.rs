@@ -165,6 +165,7 @@ impl<'a> BucketSource<'a> {
             futures::stream::iter(objects).boxed(),
             self.prepared.workspace.cancel.clone(),
             self.times.clone(),
+            None,
         );
         while let Some(item) = documents.recv().await {
             match item {
@@ -178,6 +179,8 @@ impl<'a> BucketSource<'a> {
                         bad.insert(object.path, error.to_string());
                     }
                 }
+                // Named below: as vanished, or by how its last reading ended.
+                Ok(Ingested::Again { .. } | Ingested::Vanished { .. }) => {}
                 // Gone between the check and now: named with the other differences.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(e),

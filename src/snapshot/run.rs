@@ -9,12 +9,13 @@ use tokio::task::JoinHandle;
 
 use super::canary::CanaryPicker;
 use super::report::SnapshotReport;
+use crate::capture::CaptureWriter;
 use crate::corpus::{Corpus, SourceObject};
 use crate::embed::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Stage};
 use crate::ids::{Digest, timed_id};
-use crate::ingest::{ChunkedDocument, IngestTimes, Ingested, ingest};
+use crate::ingest::{ChunkedDocument, IngestTimes, Ingested, Voided, ingest};
 use crate::measure::{Seconds, peak_rss_bytes};
 use crate::pipeline::{CaptureMode, CorpusSettings, OnBadDocument, StoreSettings, TargetKind};
 use crate::repository::{
@@ -64,7 +65,9 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
     events.start(Stage::Read, None, "documents");
     let reading = Instant::now();
     let (objects, lister) = list(corpus.clone(), listing.clone());
-    let mut documents = ingest(corpus.clone(), cutter, objects, workspace.cancel.clone(), times.clone());
+    let capture = CaptureWriter::begin(&repository, pipeline.capture.mode, previous.as_ref())?;
+    let mut documents =
+        ingest(corpus.clone(), cutter, objects, workspace.cancel.clone(), times.clone(), capture.clone());
     while let Some(item) = documents.recv().await {
         match item? {
             Ingested::Document(document) => {
@@ -74,6 +77,18 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
             Ingested::Bad { object, error } => {
                 let skipped = intake.bad(&object, error)?;
                 events.send(Event::DocumentSkipped { uri: skipped.path, line: skipped.line, reason: skipped.reason });
+            }
+            Ingested::Again { object } => {
+                events.note(format!("{} changed while it was read", object.path));
+                intake.canaries.forget(&object.path);
+                intake.voided.add(object);
+            }
+            Ingested::Vanished { object } => {
+                // It was not there at the snapshot's point in time, or not any more at its end: either is true.
+                intake.vanished += 1;
+                if intake.vanished <= NAMED as u64 {
+                    events.note(format!("{} was deleted before it was read", object.path));
+                }
             }
         }
     }
@@ -93,6 +108,10 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
     let canaries = std::mem::take(&mut intake.canaries);
     let canaries = canaries.store(&repository, engine.clone(), &rules_fingerprint).await?;
     let skipped = intake.store_skipped(&repository).await?;
+    let (captured, captured_totals) = match &capture {
+        Some(capture) => capture.finish().await.map(|(captured, totals)| (Some(captured), Some(totals)))?,
+        None => (None, None),
+    };
     let (target, golden_baseline) =
         if options.skip_target { (unreached(workspace), None) } else { live(workspace, &engine).await? };
     workspace.cancel.check()?;
@@ -105,11 +124,11 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
         pipeline: pipeline.name.clone(),
         corpus: CorpusRecord {
             settings: CorpusSettings { store: StoreSettings::new(), ..pipeline.corpus.clone() },
-            capture: CaptureMode::Reference,
+            capture: pipeline.capture.mode,
             objects: listing.objects,
             listing: listing.digest(),
             newest: None,
-            reread: 0,
+            reread: intake.voided.objects,
         },
         rules,
         rules_fingerprint,
@@ -123,13 +142,10 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
         skipped,
         target,
         golden_baseline,
-        cannot_restore: vec![
-            "the documents themselves: this snapshot refers to the corpus, which must keep them".to_owned(),
-            "access keys and passwords of the target: they are never recorded".to_owned(),
-        ],
+        cannot_restore: cannot_restore(pipeline.capture.mode, intake.versioned),
         previous: previous.as_ref().map(|m| m.id.clone()),
         tags: Vec::new(),
-        captured: None,
+        captured,
     };
     manifest.commit(&repository).await?;
     Ok(SnapshotReport {
@@ -147,6 +163,10 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
         chunks: intake.counts.chunks,
         tokens: intake.counts.tokens,
         bytes: intake.counts.bytes,
+        capture: pipeline.capture.mode,
+        captured: captured_totals,
+        objects_reread: intake.voided.objects,
+        objects_vanished: intake.vanished,
         buckets: 1 << bits,
         canaries: canaries.rows.unwrap_or(0),
         golden_queries: manifest.golden_baseline.as_ref().map_or(0, |b| b.queries.len() as u64),
@@ -212,6 +232,37 @@ struct Intake {
     counts: Counts,
     canaries: CanaryPicker,
     skipped: Vec<SkippedDocument>,
+    /// What changed while it was read; its first documents may be among the rows.
+    voided: Voided,
+    vanished: u64,
+    /// Whether every object so far has a version that can be asked for later.
+    versioned: bool,
+}
+
+/// What a restore cannot bring back from this snapshot.
+fn cannot_restore(mode: CaptureMode, versioned: bool) -> Vec<String> {
+    let documents = match mode {
+        CaptureMode::Reference if versioned => Some(
+            "the documents themselves: this snapshot refers to versions of objects, which the bucket must keep \
+             (a lifecycle rule that removes old versions removes them)",
+        ),
+        CaptureMode::Reference => Some(
+            "the documents themselves: this snapshot refers to the corpus, which must keep them unchanged (there are \
+             no versions to go back to)",
+        ),
+        CaptureMode::Text => Some(
+            "the documents' original bytes: only their extracted text, title, tenant, acl and metadata are captured",
+        ),
+        CaptureMode::Copy => None,
+    };
+    let attributes = "owners, permissions and links of the documents' files: only path, time and bytes are captured";
+    let keys = "access keys and passwords of the target: they are never recorded";
+    documents
+        .into_iter()
+        .chain((mode == CaptureMode::Copy).then_some(attributes))
+        .chain([keys])
+        .map(str::to_owned)
+        .collect()
 }
 
 impl Intake {
@@ -222,11 +273,15 @@ impl Intake {
             counts: Counts::default(),
             canaries: CanaryPicker::default(),
             skipped: Vec::new(),
+            voided: Voided::default(),
+            vanished: 0,
+            versioned: true,
         })
     }
 
     fn document(&mut self, chunked: &ChunkedDocument) -> Result<()> {
         let document = &chunked.document;
+        self.versioned &= chunked.object.version.is_some();
         let row = DocumentRow {
             document_id: document.id.clone(),
             object: chunked.object.clone(),
@@ -275,7 +330,8 @@ impl Intake {
         let mut writer = InventoryWriter::new(repository);
         let mut bucket = (0, Vec::new());
         for partition in 0..1usize << SPILL_BITS {
-            let mut rows = self.rows.take(partition)?;
+            let rows = self.rows.take(partition)?;
+            let mut rows: Vec<_> = rows.into_iter().filter(|row| self.counts_still(row)).collect();
             rows.sort_by(|a, b| {
                 bucket_of(&a.document_id, bits)
                     .cmp(&bucket_of(&b.document_id, bits))
@@ -294,6 +350,22 @@ impl Intake {
         writer.finish().await
     }
 
+    /// Whether a row's object was not changed while it was read; otherwise its documents are not counted any more.
+    fn counts_still(&mut self, row: &DocumentRow) -> bool {
+        if !self.voided.holds(&row.object) {
+            return true;
+        }
+        self.uncount(row);
+        false
+    }
+
+    fn uncount(&mut self, row: &DocumentRow) {
+        self.counts.documents -= 1;
+        self.counts.chunks -= u64::from(row.chunks);
+        self.counts.tokens -= row.tokens;
+        self.counts.bytes -= row.bytes;
+    }
+
     fn without_duplicates(&mut self, rows: Vec<DocumentRow>) -> Result<Vec<DocumentRow>> {
         let mut kept: Vec<DocumentRow> = Vec::with_capacity(rows.len());
         for row in rows {
@@ -309,10 +381,7 @@ impl Intake {
                 error = error.with("line", line);
             }
             self.bad(&row.object, error)?;
-            self.counts.documents -= 1;
-            self.counts.chunks -= u64::from(row.chunks);
-            self.counts.tokens -= row.tokens;
-            self.counts.bytes -= row.bytes;
+            self.uncount(&row);
         }
         Ok(kept)
     }

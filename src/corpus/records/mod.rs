@@ -4,6 +4,9 @@ mod csv;
 mod jsonl;
 mod parquet;
 
+use std::io::BufRead;
+
+use ::parquet::arrow::async_reader::AsyncFileReader;
 use encoding_rs::Encoding;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -12,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::document::{Document, SourceObject};
 use super::extract::{self, Fields};
-use super::place::Place;
+use super::read::Reading;
 use super::select::{PathPattern, record_format};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, fingerprint};
@@ -33,21 +36,21 @@ pub(super) struct Source<'a> {
 
 /// Hands documents on in small batches.
 pub(super) struct Sink<'a> {
-    out: &'a mpsc::Sender<Vec<Result<Document>>>,
-    batch: Vec<Result<Document>>,
+    out: &'a mpsc::Sender<Vec<Result<Reading>>>,
+    batch: Vec<Result<Reading>>,
     bytes: usize,
     /// Nobody listens any more.
     closed: bool,
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(out: &'a mpsc::Sender<Vec<Result<Document>>>) -> Self {
+    pub(super) fn new(out: &'a mpsc::Sender<Vec<Result<Reading>>>) -> Self {
         Self { out, batch: Vec::new(), bytes: 0, closed: false }
     }
 
     fn push(&mut self, item: Result<Document>) {
         self.bytes += item.as_ref().map_or(0, |d| d.text.len());
-        self.batch.push(item);
+        self.batch.push(item.map(Reading::Document));
         if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_DOCUMENTS {
             self.flush();
         }
@@ -82,19 +85,33 @@ pub(super) fn check(entry: &RecordSettings) -> Result<()> {
     Ok(())
 }
 
-/// Reads all records. Blocking.
-pub(super) fn read(source: &Source<'_>, place: &Place, handle: &Handle, sink: &mut Sink<'_>) -> Result<()> {
-    let path = &source.object.path;
-    let Some(format) = source.settings.format.or_else(|| record_format(path)) else {
-        return Err(Error::new(ErrorKind::Configuration, "the format of a record file is not known")
+/// The format of a record file.
+pub(super) fn format(settings: &RecordSettings, path: &str) -> Result<RecordFormat> {
+    settings.format.or_else(|| record_format(path)).ok_or_else(|| {
+        Error::new(ErrorKind::Configuration, "the format of a record file is not known")
             .with("file", path)
-            .guidance("set `format` in its `[[corpus.records]]` entry to `jsonl`, `csv` or `parquet`"));
-    };
-    match format {
-        RecordFormat::Jsonl => jsonl::read(source, place.reader(source.object, handle)?, sink),
-        RecordFormat::Csv => csv::read(source, place.reader(source.object, handle)?, sink),
-        RecordFormat::Parquet => parquet::read(source, place.parquet(source.object)?, handle, sink),
-    }
+            .guidance("set `format` in its `[[corpus.records]]` entry to `jsonl`, `csv` or `parquet`")
+    })
+}
+
+/// Reads all records from a stream of bytes. Blocking.
+pub(super) fn read(
+    source: &Source<'_>,
+    format: RecordFormat,
+    reader: &mut (dyn BufRead + Send),
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    if format == RecordFormat::Csv { csv::read(source, reader, sink) } else { jsonl::read(source, reader, sink) }
+}
+
+/// Reads all records of a Parquet file. Blocking.
+pub(super) fn read_parquet(
+    source: &Source<'_>,
+    reader: Box<dyn AsyncFileReader>,
+    handle: &Handle,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    parquet::read(source, reader, handle, sink)
 }
 
 impl Source<'_> {
