@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod doctor;
+mod extract;
 mod format;
 mod models;
 mod printer;
@@ -78,10 +79,11 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
     let settings = Settings::resolve(cli.global, terminal, cancel)?;
     match cli.verb {
         Verb::Init(args) => verbs::init(&settings, printer, &args),
-        Verb::Plan(args) => verbs::plan(&settings, printer, &args.snapshot).await,
+        Verb::Plan(args) => verbs::plan(&settings, printer, &args.choice, args.documents).await,
         Verb::Snapshot(args) => verbs::snapshot(&settings, printer, &args).await,
         Verb::Restore(args) => verbs::restore(&settings, printer, &args).await,
         Verb::Drill(args) => verbs::drill(&settings, printer, &args).await,
+        Verb::Extract(args) => extract::run(&settings, printer, &args).await,
         Verb::Verify(args) => verbs::verify(&settings, printer, &args).await,
         Verb::Status => verbs::status(&settings, printer).await,
         Verb::List => verbs::list(&settings, printer).await,
