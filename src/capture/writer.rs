@@ -113,10 +113,15 @@ impl CaptureWriter {
             return Ok(None);
         }
         let previous = previous.filter(|m| m.corpus.capture == mode).and_then(|m| m.captured.clone());
-        Ok(Some(Arc::new(Self {
+        Self::after(repository, mode, previous.unwrap_or_default()).map(|this| Some(Arc::new(this)))
+    }
+
+    /// Begins to capture; what `previous` holds in the same mode is not stored again.
+    pub(super) fn after(repository: &Repository, mode: CaptureMode, previous: Captured) -> Result<Self> {
+        Ok(Self {
             shared: Arc::new(Shared {
                 repository: repository.clone(),
-                previous: previous.unwrap_or_default(),
+                previous,
                 slots: (0..cores().clamp(1, OPEN)).map(|_| Mutex::new(None)).collect(),
                 known: OnceLock::new(),
                 loading: Mutex::new(()),
@@ -126,7 +131,7 @@ impl CaptureWriter {
                 counts: Mutex::default(),
             }),
             mode,
-        })))
+        })
     }
 
     /// What is to see the bytes of one object, in the mode `copy`.
