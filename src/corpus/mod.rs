@@ -216,4 +216,6 @@ fn blocking<T: Send + 'static>(
 }
 
 #[cfg(test)]
+mod read_tests;
+#[cfg(test)]
 mod tests;
