@@ -53,6 +53,13 @@ pub struct CapturedObject {
     pub blobs: Vec<BlobAt>,
 }
 
+impl CapturedObject {
+    /// Whether its digest is that of its only blob.
+    fn is_its_blob(&self) -> bool {
+        matches!(self.blobs.as_slice(), [one] if one.blob == self.digest)
+    }
+}
+
 fn blob_fields() -> Fields {
     Fields::from(vec![
         Field::new("blob", DataType::FixedSizeBinary(32), false),
@@ -65,20 +72,23 @@ fn blob_fields() -> Fields {
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         Field::new("id", DataType::Utf8, false),
-        Field::new("path", DataType::Utf8, false),
+        Field::new("path", DataType::Utf8, true),
         Field::new("line", DataType::UInt64, true),
         Field::new("bytes", DataType::UInt64, false),
         Field::new("modified", DataType::Int64, false),
-        Field::new("digest", DataType::FixedSizeBinary(32), false),
+        Field::new("digest", DataType::FixedSizeBinary(32), true),
         Field::new_list("blobs", Field::new("item", DataType::Struct(blob_fields()), false), false),
         Field::new("bucket", DataType::UInt32, false),
     ]))
 });
 
-fn digests<'a>(values: impl Iterator<Item = &'a Digest>) -> Result<ArrayRef> {
+fn digests<'a>(values: impl Iterator<Item = Option<&'a Digest>>) -> Result<ArrayRef> {
     let mut builder = FixedSizeBinaryBuilder::new(32);
     for digest in values {
-        builder.append_value(digest.as_bytes())?;
+        match digest {
+            Some(digest) => builder.append_value(digest.as_bytes())?,
+            None => builder.append_null(),
+        }
     }
     Ok(Arc::new(builder.finish()))
 }
@@ -86,7 +96,7 @@ fn digests<'a>(values: impl Iterator<Item = &'a Digest>) -> Result<ArrayRef> {
 fn to_batch(rows: &[CapturedObject], partition: u32) -> Result<RecordBatch> {
     let blobs = || rows.iter().flat_map(|r| &r.blobs);
     let inner: Vec<ArrayRef> = vec![
-        digests(blobs().map(|b| &b.blob))?,
+        digests(blobs().map(|b| Some(&b.blob)))?,
         Arc::new(UInt64Array::from_iter_values(blobs().map(|b| b.bytes))),
         Arc::new(UInt32Array::from_iter_values(blobs().map(|b| b.pack))),
         Arc::new(UInt32Array::from_iter_values(blobs().map(|b| b.row))),
@@ -96,11 +106,12 @@ fn to_batch(rows: &[CapturedObject], partition: u32) -> Result<RecordBatch> {
     let offsets = OffsetBuffer::from_lengths(rows.iter().map(|r| r.blobs.len()));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.id))),
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.path))),
+        Arc::new(StringArray::from_iter(rows.iter().map(|r| Some(&r.path).filter(|path| **path != r.id)))),
         Arc::new(UInt64Array::from_iter(rows.iter().map(|r| r.line))),
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.bytes))),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.modified))),
-        digests(rows.iter().map(|r| &r.digest))?,
+        // The digest of a single blob is there already.
+        digests(rows.iter().map(|r| (!r.is_its_blob()).then_some(&r.digest)))?,
         Arc::new(ListArray::try_new(item, offsets, Arc::new(items), None)?),
         Arc::new(UInt32Array::from_value(partition, rows.len())),
     ];
@@ -126,23 +137,23 @@ fn from_batch(batch: &RecordBatch) -> Result<Vec<CapturedObject>> {
         let sizes =
             field(1)?.as_any().downcast_ref::<UInt64Array>().ok_or_else(|| damaged("a field has another type"))?;
         let (packs, at) = (number(2)?, number(3)?);
+        let blobs: Vec<BlobAt> = (0..items.len())
+            .map(|b| {
+                Ok(BlobAt { blob: digest_at(blobs, b)?, bytes: sizes.value(b), pack: packs.value(b), row: at.value(b) })
+            })
+            .collect::<Result<_>>()?;
+        let digest = match blobs.as_slice() {
+            [one] if digests.is_null(i) => one.blob,
+            _ => digest_at(digests, i)?,
+        };
         rows.push(CapturedObject {
             id: ids.value(i).to_owned(),
-            path: paths.value(i).to_owned(),
+            path: if paths.is_null(i) { ids.value(i) } else { paths.value(i) }.to_owned(),
             line: (!lines.is_null(i)).then(|| lines.value(i)),
             bytes: bytes.value(i),
             modified: modified.value(i),
-            digest: digest_at(digests, i)?,
-            blobs: (0..items.len())
-                .map(|b| {
-                    Ok(BlobAt {
-                        blob: digest_at(blobs, b)?,
-                        bytes: sizes.value(b),
-                        pack: packs.value(b),
-                        row: at.value(b),
-                    })
-                })
-                .collect::<Result<_>>()?,
+            digest,
+            blobs,
         });
     }
     Ok(rows)
@@ -179,8 +190,8 @@ impl<'a> IndexWriter<'a> {
         let (mut writer, first, count) = match self.open.take() {
             Some((writer, first, _, count)) => (writer, first, count),
             None => {
-                let plain = ["id", "digest", "blobs.list.item.blob", "blobs.list.item.row"];
-                (table::writer(self.repository, path::CAPTURED, SCHEMA.clone(), &plain)?, partition, 0)
+                let (plain, random) = (["id", "blobs.list.item.row"], ["digest", "blobs.list.item.blob"]);
+                (table::writer(self.repository, path::CAPTURED, SCHEMA.clone(), &plain, &random)?, partition, 0)
             }
         };
         writer.write(&to_batch(rows, partition)?)?;

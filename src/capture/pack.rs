@@ -42,7 +42,7 @@ impl PackBuilder {
     /// An empty pack for this repository.
     pub(super) fn new(repository: &Repository) -> Result<Self> {
         Ok(Self {
-            writer: table::writer(repository, path::DOCUMENTS, SCHEMA.clone(), &["blob", "bytes", "content"])?,
+            writer: table::writer(repository, path::DOCUMENTS, SCHEMA.clone(), &["content"], &["blob", "bytes"])?,
             blobs: Vec::new(),
             ends: Vec::new(),
             content: Vec::new(),

@@ -5,6 +5,7 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
@@ -16,26 +17,33 @@ use crate::repository::Repository;
 /// Bytes that are set aside for a file that is being written.
 const ROOM: usize = 1 << 20;
 
-/// A writer of files for `folder` of this repository. Row groups are closed by the caller. `plain` columns, whose values
-/// hardly repeat, get neither a dictionary nor statistics, which would repeat their values.
+/// A writer of files for `folder` of this repository. Row groups are closed by the caller. Columns whose values hardly
+/// repeat, `plain` and `random`, get neither a dictionary nor statistics, which would repeat their values; `random` ones are
+/// not compressed either.
 pub(super) fn writer(
     _repository: &Repository,
     _folder: &str,
     schema: SchemaRef,
     plain: &[&str],
+    random: &[&str],
 ) -> Result<ArrowWriter<Vec<u8>>> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_max_row_group_row_count(None)
         .set_offset_index_disabled(true)
         .set_statistics_enabled(EnabledStatistics::Chunk);
-    for column in plain {
-        let column = ColumnPath::from(*column);
+    for name in plain.iter().chain(random) {
+        let column = ColumnPath::new(name.split('.').map(str::to_owned).collect());
+        if random.contains(name) {
+            properties = properties.set_column_compression(column.clone(), Compression::UNCOMPRESSED);
+        }
         properties = properties
             .set_column_dictionary_enabled(column.clone(), false)
             .set_column_statistics_enabled(column, EnabledStatistics::None);
     }
-    Ok(ArrowWriter::try_new(Vec::with_capacity(ROOM), schema, Some(properties.build()))?)
+    // The types of Parquet say all that is needed; those of Arrow, which may be stored beside them, are not looked at either.
+    let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+    Ok(ArrowWriter::try_new_with_options(Vec::with_capacity(ROOM), schema, options)?)
 }
 
 /// An open file.
@@ -51,7 +59,7 @@ impl Table {
     /// # Errors
     /// `Damaged` when it is no such file.
     pub(super) fn open(_repository: &Repository, _folder: &str, bytes: Bytes, schema: &SchemaRef) -> Result<Self> {
-        let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())?;
+        let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new().with_skip_arrow_metadata(true))?;
         if metadata.schema().fields() != schema.fields() {
             return Err(damaged("the columns of a Parquet object are not those it should have"));
         }

@@ -371,3 +371,92 @@ async fn every_damage_to_a_pack_or_an_index_is_noticed() {
     }
     assert_eq!(contents(&repository, &one).await, objects);
 }
+
+/// A workspace over directories, with an engine that needs no network; `None` without the model's tokenizer.
+fn workspace(directory: &std::path::Path, mode: &str) -> Option<crate::Workspace> {
+    let tokenizer = crate::embed::Tokenizer::open(&crate::testing::model()?.join("tokenizer.json")).unwrap();
+    let toml = format!(
+        "name = 'test'\n[corpus]\nurl = 'docs'\non_bad_document = 'skip'\n[[corpus.records]]\ninclude = ['*.jsonl']\n\
+         id = 'id'\ntext = ['text']\n[capture]\nmode = '{mode}'\n[repository]\nurl = 'repository'\n[target]\nkind = 'memory'"
+    );
+    let pipeline = crate::pipeline::Pipeline::from_toml(&toml, "test").unwrap();
+    let models = crate::model::ModelStore::new(directory.join("models"), crate::model::FetchOptions::default());
+    let mut workspace = crate::Workspace::new(pipeline, directory.to_owned(), models);
+    workspace.engine = Some(Arc::new(crate::embed::Engine::noop(tokenizer, 16).unwrap()));
+    Some(workspace)
+}
+
+/// Log files that are appended to, and rewritten, while snapshots are taken: what a snapshot says of them can be
+/// restored from its copies alone, and is one state of the file, never a mixture.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_captured_of_busy_files_is_what_the_inventory_says() {
+    use std::io::Write;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    for mode in ["copy", "text"] {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(workspace) = workspace(directory.path(), mode) else { return };
+        let docs = directory.path().join("docs");
+        std::fs::create_dir(&docs).unwrap();
+        std::fs::write(docs.join("quiet.md"), "# Quiet\n\nText.\n").unwrap();
+        let rewritten = |generation: u32| {
+            (0..3000).map(|i| format!("{{\"id\": {i}, \"text\": \"g{generation:06}\"}}\n")).collect::<String>()
+        };
+        std::fs::write(docs.join("rewritten.jsonl"), rewritten(0)).unwrap();
+        std::fs::write(docs.join("log.jsonl"), "").unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let busy = std::thread::spawn({
+            let (stop, docs) = (stop.clone(), docs.clone());
+            move || {
+                let mut log = std::fs::OpenOptions::new().append(true).open(docs.join("log.jsonl")).unwrap();
+                for i in 1.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let mut file = std::fs::OpenOptions::new().write(true).open(docs.join("rewritten.jsonl")).unwrap();
+                    for part in rewritten(i).as_bytes().chunks(8 << 10) {
+                        file.write_all(part).unwrap();
+                        // Half a record now, the other half later.
+                        log.write_all(format!("{{\"id\": {i}").as_bytes()).unwrap();
+                        log.write_all(b", \"text\": \"x\"}\n").unwrap();
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(u64::from(i % 5) * 60));
+                }
+            }
+        });
+        for _ in 0..3 {
+            let report =
+                crate::snapshot::snapshot(&workspace, &crate::snapshot::SnapshotOptions::default()).await.unwrap();
+            let repository = workspace.repository().await.unwrap();
+            let manifest = crate::repository::Manifest::read(&repository, &report.snapshot).await.unwrap();
+            let mut reader = crate::repository::InventoryReader::new(&repository, &manifest);
+            let mut states = BTreeMap::<String, HashSet<String>>::new();
+            let mut texts = HashSet::new();
+            let mut rows = 0;
+            for bucket in 0..1u32 << manifest.buckets.bits {
+                for row in reader.bucket(bucket).await.unwrap() {
+                    rows += 1;
+                    states.entry(row.object.path.clone()).or_default().insert(format!("{:?}", row.object));
+                    if row.object.path == "rewritten.jsonl" {
+                        texts.insert(row.text_digest);
+                    }
+                }
+            }
+            assert_eq!(rows, manifest.counts.documents);
+            assert!(states.values().all(|s| s.len() == 1) && states.contains_key("quiet.md"), "{states:?}");
+            assert!(texts.len() <= 1, "{} texts of one writing", texts.len());
+            assert_eq!(manifest.corpus.reread, report.objects_reread);
+            let options = crate::restore::RestoreOptions {
+                snapshot: report.snapshot.clone(),
+                documents: crate::restore::DocumentSource::Captured,
+                reuse: false,
+                fresh: true,
+                load_only: true,
+                ..Default::default()
+            };
+            let restored = crate::restore::restore(&workspace, options).await.unwrap();
+            assert_eq!((restored.documents, restored.chunks), (report.documents, report.chunks));
+        }
+        stop.store(true, Ordering::Relaxed);
+        busy.join().unwrap();
+    }
+}

@@ -173,7 +173,11 @@ pub(super) fn read(
         send(Ok(Reading::Ended(Ended::Vanished)));
         return Ok(());
     };
-    send(Ok(Reading::Opened(state.clone())));
+    // Of a single document everything is sent at once: most objects are small.
+    let mut items = vec![Ok(Reading::Opened(state.clone()))];
+    if records.is_some() {
+        drop(out.blocking_send(std::mem::take(&mut items)));
+    }
     let (file, mut reader): (Option<File>, Box<dyn BufRead + Send>) = match bytes {
         Bytes::File(file) => {
             let again = file.try_clone().map_err(|e| place::read_failed(&listed.path, e))?;
@@ -231,7 +235,8 @@ pub(super) fn read(
         },
     };
     if !unchanged()? {
-        send(Ok(Reading::Ended(Ended::Changed)));
+        items.push(Ok(Reading::Ended(Ended::Changed)));
+        drop(out.blocking_send(items));
         return Ok(());
     }
     // A document or record file that turns out to be bad is kept like any other.
@@ -239,11 +244,12 @@ pub(super) fn read(
         tap.end(&state)?;
     }
     match ended.and_then(|bytes| bytes.map(|bytes| parser.document(&listed.path, &bytes)).transpose()) {
-        Ok(Some(document)) => send(Ok(Reading::Document(document))),
-        Ok(None) => {}
-        Err(e) => bad_is_an_item(Err(e), out)?,
+        Ok(document) => items.extend(document.map(|document| Ok(Reading::Document(document)))),
+        Err(e) if e.kind() == ErrorKind::BadDocument => items.push(Err(e)),
+        Err(e) => return Err(e),
     }
-    send(Ok(Reading::Ended(Ended::Whole)));
+    items.push(Ok(Reading::Ended(Ended::Whole)));
+    drop(out.blocking_send(items));
     Ok(())
 }
 
