@@ -229,6 +229,19 @@ async fn the_same_bytes_are_stored_once_and_unchanged_objects_are_not_read() {
 }
 
 #[tokio::test]
+async fn what_only_a_missing_pack_holds_is_stored_again() {
+    let (store, repository) = memory();
+    let objects = files(&[("a.md", noise(1, 3000)), ("b.md", noise(2, 5000))]);
+    let (one, _) = captured(&repository, &Captured::default(), &objects, &[]).await.unwrap();
+    for pack in &one.packs {
+        store.delete(&Path::from(pack.path.as_str())).await.unwrap();
+    }
+    let (two, totals) = captured(&repository, &one, &objects, &[]).await.unwrap();
+    assert_eq!(totals.new_bytes, 8000);
+    assert_eq!(contents(&repository, &two).await, objects);
+}
+
+#[tokio::test]
 async fn many_small_packs_become_few() {
     let (_, repository) = memory();
     let (mut last, mut all) = (Captured::default(), BTreeMap::new());

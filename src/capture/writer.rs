@@ -456,10 +456,11 @@ impl Shared {
         }
         let load = async {
             let mut known = HashMap::new();
+            let there = self.there().await?;
             let mut reader = IndexReader::over(&self.repository, &self.previous.index);
             for partition in 0..PARTITIONS {
                 for blob in reader.partition(partition).await?.iter().flat_map(|row| &row.blobs) {
-                    if known.len() < KNOWN {
+                    if known.len() < KNOWN && there.get(blob.pack as usize) == Some(&true) {
                         known.insert(key(&blob.blob), (blob.pack, blob.row));
                     }
                 }
@@ -473,6 +474,24 @@ impl Shared {
             Err(e) => return Err(e),
         };
         Ok(self.known.get_or_init(|| Mutex::new(known)))
+    }
+
+    /// Which of the previous snapshot's packs are there, in their full size: what only a missing pack holds is stored
+    /// again. (Whether their bytes are right is for `verify` to say.)
+    async fn there(&self) -> Result<Vec<bool>> {
+        let packs = &self.previous.packs;
+        let numbers: HashMap<&str, usize> = packs.iter().enumerate().map(|(i, p)| (p.path.as_str(), i)).collect();
+        let mut there = vec![false; packs.len()];
+        if packs.is_empty() {
+            return Ok(there);
+        }
+        let mut listed = self.repository.list(path::DOCUMENTS);
+        while let Some((name, size, _)) = listed.try_next().await? {
+            if let Some(number) = numbers.get(name.as_str()) {
+                there[*number] = size == packs[*number].bytes;
+            }
+        }
+        Ok(there)
     }
 
     /// Where there are many small packs, puts the blobs of the smallest into new ones: where each blob was and is.
