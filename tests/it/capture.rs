@@ -11,7 +11,7 @@ const PIPELINE: &str = "\n[[corpus.records]]\ninclude = ['*.jsonl']\nid = 'id'\n
 
 /// Documents of every kind: files, pages, records, an empty one, twice the same.
 fn documents(project: &Project) {
-    assert!(project.real_documents("src/chunk") > 3);
+    assert!(project.real_documents("src/drill") > 2);
     project
         .write("docs/page.html", "<html><head><title>P</title></head><body><p>A page about packs.</p></body></html>");
     project.write("docs/sub dir/front.md", "---\ntitle: Front\ntenant: t1\nacl: [a, b]\n---\n# Matter\n\nText.\n");
