@@ -1,7 +1,8 @@
 //! Documents read and cut into chunks, several at a time, as snapshot and restore both need them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::{BoxStream, Fuse};
@@ -9,8 +10,9 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::cancel::Cancel;
+use crate::capture::CaptureWriter;
 use crate::chunk::{Chunk, Chunker};
-use crate::corpus::{Corpus, Document, SourceObject};
+use crate::corpus::{Corpus, Document, Ended, Reading, SourceObject};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::measure::{Busy, cores};
@@ -25,10 +27,7 @@ pub(crate) struct ChunkedDocument {
 
 impl ChunkedDocument {
     /// Cuts a document.
-    pub(crate) fn cut(chunker: &Chunker, mut object: SourceObject, document: Document) -> Result<Self> {
-        if document.version.is_some() {
-            object.version.clone_from(&document.version);
-        }
+    pub(crate) fn cut(chunker: &Chunker, object: SourceObject, document: Document) -> Result<Self> {
         let chunks = chunker.chunk(&document.text, document.format).map_err(|e| {
             let e = e.with("file", &document.path);
             match document.line {
@@ -67,6 +66,39 @@ pub(crate) enum Ingested {
         /// Why, with file and line.
         error: Error,
     },
+    /// The object changed while it was read, and is read again: documents of exactly this state, which have come
+    /// already if it is a record file, do not count. See [`Voided`].
+    Again {
+        /// The object as it was opened.
+        object: SourceObject,
+    },
+    /// The object was deleted between listing and reading: it is no document, and no bad one.
+    Vanished {
+        /// The object as it was listed.
+        object: SourceObject,
+    },
+}
+
+/// States of record files that changed while they were read: their documents do not count.
+#[derive(Debug, Default)]
+pub(crate) struct Voided {
+    states: HashMap<String, Vec<SourceObject>>,
+    /// Objects that were read again.
+    pub(crate) objects: u64,
+}
+
+impl Voided {
+    /// Notes what an [`Ingested::Again`] says. One small entry per object that changed.
+    pub(crate) fn add(&mut self, object: SourceObject) {
+        let states = self.states.entry(object.path.clone()).or_default();
+        self.objects += u64::from(states.is_empty());
+        states.push(object);
+    }
+
+    /// Whether a document of this object, in this state, does not count.
+    pub(crate) fn holds(&self, object: &SourceObject) -> bool {
+        self.states.get(&object.path).is_some_and(|states| states.contains(object))
+    }
 }
 
 /// Busy time of the two stages.
@@ -80,14 +112,20 @@ pub(crate) struct IngestTimes {
 const BATCH_BYTES: usize = 128 << 10;
 const BATCH_DOCUMENTS: usize = 64;
 
+/// How often an object that changes while it is read is read again, and how long is waited before that.
+const AGAIN: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(800)];
+/// Bad records of one object that are held until it is known whether the object changed meanwhile.
+const HELD: usize = 1000;
+
 /// Reads and cuts the documents of `objects`, in no particular order. An `Err` ends the stream; it is for
-/// failures that are not a document's own.
+/// failures that are not a document's own. Objects and documents also go to `capture`, where there is one.
 pub(crate) fn ingest(
     corpus: Arc<Corpus>,
     chunker: Arc<Chunker>,
     objects: BoxStream<'static, Result<SourceObject>>,
     cancel: Cancel,
     times: Arc<IngestTimes>,
+    capture: Option<Arc<CaptureWriter>>,
 ) -> mpsc::Receiver<Result<Ingested>> {
     let (tx, rx) = mpsc::channel(64);
     let objects = Arc::new(Mutex::new(objects.fuse()));
@@ -102,6 +140,7 @@ pub(crate) fn ingest(
             times: times.clone(),
             cutters: cutters.clone(),
             tx: tx.clone(),
+            capture: capture.clone(),
         };
         let objects = objects.clone();
         workers.spawn(async move { worker.work(&objects).await });
@@ -125,6 +164,7 @@ struct Worker {
     times: Arc<IngestTimes>,
     cutters: Arc<Semaphore>,
     tx: mpsc::Sender<Result<Ingested>>,
+    capture: Option<Arc<CaptureWriter>>,
 }
 
 impl Worker {
@@ -150,23 +190,51 @@ impl Worker {
         }
     }
 
-    async fn object(&self, object: SourceObject) -> Result<()> {
-        let mut documents = self.corpus.read(&object);
-        let (mut batch, mut bytes) = (Vec::new(), 0);
+    /// Reads one object; again when it changed meanwhile.
+    async fn object(&self, listed: SourceObject) -> Result<()> {
+        let mut waits = AGAIN.iter();
+        loop {
+            let (state, ended) = self.attempt(&listed).await?;
+            match ended {
+                Ended::Whole => return Ok(()),
+                Ended::Vanished => return self.send(Ingested::Vanished { object: listed }).await,
+                Ended::Changed => {}
+            }
+            if let Some(capture) = &self.capture {
+                capture.again(&listed.path);
+            }
+            self.send(Ingested::Again { object: state }).await?;
+            let Some(wait) = waits.next() else { break };
+            self.cancel.check()?;
+            tokio::time::sleep(*wait).await;
+        }
+        let error = Error::new(ErrorKind::BadDocument, "the object keeps changing while it is read")
+            .with("file", &listed.path)
+            .with("attempts", AGAIN.len() + 1)
+            .guidance("take the snapshot when nothing writes to it, or of a copy of the corpus that is at rest");
+        self.send(Ingested::Bad { object: listed, error }).await
+    }
+
+    /// Reads an object once: the state it was opened in, and how that ended. Every document has been cut and sent
+    /// when this returns.
+    async fn attempt(&self, listed: &SourceObject) -> Result<(SourceObject, Ended)> {
+        let mut readings = self.corpus.read_with(listed, self.capture.as_ref().and_then(|c| c.tap()));
+        let (mut object, mut ended) = (listed.clone(), Ended::Whole);
+        let (mut batch, mut bytes, mut bad) = (Vec::new(), 0, Vec::new());
         let mut cutting = JoinSet::new();
         loop {
             let start = Instant::now();
-            let next = documents.next().await;
+            let next = readings.next().await;
             self.times.read.since(start);
             match next {
                 None => break,
-                Some(Ok(document)) => {
+                Some(Ok(Reading::Opened(state))) => object = state,
+                Some(Ok(Reading::Document(document))) => {
                     bytes += document.text.len();
                     batch.push(document);
                 }
-                Some(Err(error)) if error.kind() == ErrorKind::BadDocument => {
-                    self.send(Ingested::Bad { object: object.clone(), error }).await?;
-                }
+                Some(Ok(Reading::Ended(how))) => ended = how,
+                Some(Err(error)) if error.kind() == ErrorKind::BadDocument => bad.push(error),
                 Some(Err(error)) => return Err(error),
             }
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_DOCUMENTS {
@@ -174,10 +242,27 @@ impl Worker {
                 self.cut(&mut cutting, &object, std::mem::take(&mut batch)).await;
                 bytes = 0;
             }
+            if bad.len() >= HELD {
+                // Half written records would not come in such numbers.
+                self.bad(&object, &mut bad).await?;
+            }
         }
-        self.cut(&mut cutting, &object, batch).await;
+        if ended == Ended::Whole {
+            self.cut(&mut cutting, &object, batch).await;
+        }
         while let Some(cut) = cutting.join_next().await {
             cut?;
+        }
+        // Of an object that changed meanwhile, a bad record may only have been a half written one.
+        if ended == Ended::Whole {
+            self.bad(&object, &mut bad).await?;
+        }
+        Ok((object, ended))
+    }
+
+    async fn bad(&self, object: &SourceObject, errors: &mut Vec<Error>) -> Result<()> {
+        for error in errors.drain(..) {
+            self.send(Ingested::Bad { object: object.clone(), error }).await?;
         }
         Ok(())
     }
@@ -189,11 +274,13 @@ impl Worker {
         }
         let permit = self.cutters.clone().acquire_owned().await;
         let (chunker, times, source, tx) = (self.chunker.clone(), self.times.clone(), object.clone(), self.tx.clone());
+        let capture = self.capture.clone();
         cutting.spawn_blocking(move || {
             let _permit = permit;
             for document in batch {
                 let start = Instant::now();
-                let cut = ChunkedDocument::cut(&chunker, source.clone(), document);
+                let captured = capture.as_ref().map_or(Ok(()), |c| c.document(&source, &document));
+                let cut = captured.and_then(|()| ChunkedDocument::cut(&chunker, source.clone(), document));
                 times.chunk.since(start);
                 let item = match cut {
                     Ok(document) => Ok(Ingested::Document(Box::new(document))),

@@ -7,6 +7,7 @@
 
 mod aside;
 pub mod cancel;
+pub mod capture;
 pub mod chunk;
 pub mod copy;
 pub mod corpus;

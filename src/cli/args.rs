@@ -74,13 +74,15 @@ pub(crate) enum Verb {
     /// Write a pipeline file with every setting explained
     Init(InitArgs),
     /// Show what a restore would do, how long it would take and what is reused
-    Plan(SnapshotChoice),
+    Plan(PlanArgs),
     /// Record corpus, chunking rules and model context
     Snapshot(SnapshotArgs),
     /// Rebuild the collection from the corpus
     Restore(RestoreArgs),
     /// Restore into a scratch collection, measure, validate, record, and delete it
     Drill(DrillArgs),
+    /// Write the documents that a snapshot has captured into a directory
+    Extract(ExtractArgs),
     /// Read the repository again and compare every digest
     Verify(VerifyArgs),
     /// Mend what is damaged: from replicas, from the corpus, from what is there
@@ -199,6 +201,47 @@ pub(crate) struct SnapshotChoice {
     pub(crate) from: Option<String>,
 }
 
+/// Where the documents come from.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct DocumentsChoice {
+    /// Read the documents from the corpus, even if the snapshot holds copies of them
+    #[arg(long, conflicts_with = "from_captured")]
+    pub(crate) from_corpus: bool,
+    /// Read the documents from the snapshot's own copies [default: where it has them]
+    #[arg(long)]
+    pub(crate) from_captured: bool,
+}
+
+impl From<DocumentsChoice> for regrow::restore::DocumentSource {
+    fn from(choice: DocumentsChoice) -> Self {
+        match (choice.from_corpus, choice.from_captured) {
+            (true, _) => Self::Corpus,
+            (_, true) => Self::Captured,
+            _ => Self::Auto,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) choice: SnapshotChoice,
+    #[command(flatten)]
+    pub(crate) documents: DocumentsChoice,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtractArgs {
+    #[command(flatten)]
+    pub(crate) choice: SnapshotChoice,
+    /// Directory to write into; nothing in it is overwritten
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Only objects whose path matches, for example docs/**/*.md (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
     /// Do not look at the live collection
@@ -234,6 +277,8 @@ impl From<OnChangedArg> for regrow::restore::OnChanged {
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) choice: SnapshotChoice,
+    #[command(flatten)]
+    pub(crate) documents: DocumentsChoice,
     /// Print the plan and stop
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -255,6 +300,8 @@ pub(crate) struct RestoreArgs {
 pub(crate) struct DrillArgs {
     #[command(flatten)]
     pub(crate) choice: SnapshotChoice,
+    #[command(flatten)]
+    pub(crate) documents: DocumentsChoice,
     /// Use vectors that are in the repository instead of computing all of them again
     #[arg(long)]
     pub(crate) reuse: bool,

@@ -5,6 +5,7 @@ mod bench;
 mod copy;
 mod diff;
 mod doctor;
+mod extract;
 mod format;
 mod keys;
 mod models;
@@ -84,10 +85,11 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
     let settings = Settings::resolve(cli.global, terminal, cancel)?;
     match cli.verb {
         Verb::Init(args) => verbs::init(&settings, printer, &args),
-        Verb::Plan(args) => verbs::plan(&settings, printer, &args).await,
+        Verb::Plan(args) => verbs::plan(&settings, printer, &args.choice, args.documents).await,
         Verb::Snapshot(args) => verbs::snapshot(&settings, printer, &args).await,
         Verb::Restore(args) => verbs::restore(&settings, printer, &args).await,
         Verb::Drill(args) => verbs::drill(&settings, printer, &args).await,
+        Verb::Extract(args) => extract::run(&settings, printer, &args).await,
         Verb::Verify(args) => verify::run(&settings, printer, &args).await,
         Verb::Repair(args) => repair::run(&settings, printer, &args).await,
         Verb::Copy(args) => copy::run(&settings, printer, &args).await,

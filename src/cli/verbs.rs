@@ -15,7 +15,9 @@ use regrow::targets::{Condition, Filter};
 use regrow::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::args::{Cli, DrillArgs, InitArgs, QueryArgs, RestoreArgs, ShowArgs, SnapshotArgs, SnapshotChoice};
+use super::args::{
+    Cli, DocumentsChoice, DrillArgs, InitArgs, QueryArgs, RestoreArgs, ShowArgs, SnapshotArgs, SnapshotChoice,
+};
 use super::printer::Printer;
 use super::settings::Settings;
 use super::views;
@@ -57,9 +59,15 @@ fn usable_name(directory: &str) -> String {
     if name.is_empty() { "docs".to_owned() } else { name }
 }
 
-pub(crate) async fn plan(settings: &Settings, printer: &Printer, choice: &SnapshotChoice) -> Result<u8> {
+pub(crate) async fn plan(
+    settings: &Settings,
+    printer: &Printer,
+    choice: &SnapshotChoice,
+    documents: DocumentsChoice,
+) -> Result<u8> {
     let workspace = settings.workspace_from(choice)?;
-    let options = RestoreOptions { snapshot: choice.snapshot.clone(), ..RestoreOptions::default() };
+    let options =
+        RestoreOptions { snapshot: choice.snapshot.clone(), documents: documents.into(), ..RestoreOptions::default() };
     let plan = Prepared::open(&workspace, options).await?.plan().await?;
     settings.end_progress();
     printer.report(&plan, || views::plan(&plan))?;
@@ -77,13 +85,14 @@ pub(crate) async fn snapshot(settings: &Settings, printer: &Printer, args: &Snap
 
 pub(crate) async fn restore(settings: &Settings, printer: &Printer, args: &RestoreArgs) -> Result<u8> {
     if args.dry_run {
-        return plan(settings, printer, &args.choice).await;
+        return plan(settings, printer, &args.choice, args.documents).await;
     }
     let workspace = settings.workspace_from(&args.choice)?;
     let promote = workspace.pipeline.target.promote == regrow::pipeline::PromotePolicy::OnPass;
     let options = RestoreOptions {
         snapshot: args.choice.snapshot.clone(),
         on_changed: args.on_changed.into(),
+        documents: args.documents.into(),
         fresh: args.fresh,
         promote: promote && !args.no_promote,
         drop_previous: args.drop_previous,
@@ -108,6 +117,7 @@ pub(crate) async fn drill(settings: &Settings, printer: &Printer, args: &DrillAr
         snapshot: args.choice.snapshot.clone(),
         reuse: args.reuse || workspace.pipeline.drill.reuse,
         on_changed: args.on_changed.into(),
+        documents: args.documents.into(),
     };
     let report = run_drill(&workspace, &options).await?;
     settings.end_progress();

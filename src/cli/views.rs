@@ -48,6 +48,7 @@ pub(super) fn snapshot(r: &SnapshotReport) -> String {
         ("read", format!("{} objects, {}", count(r.objects_read), bytes(r.bytes_read))),
         ("documents", format!("{}: {}", count(r.documents), changes(&r.changes))),
         ("skipped", count(r.documents_skipped)),
+        ("captured", captured(r)),
         ("chunks", format!("{} ({} tokens)", count(r.chunks), count(r.tokens))),
         ("model", r.model_fingerprint.short()),
         ("rules", r.rules_fingerprint.short()),
@@ -77,10 +78,35 @@ fn changes(c: &Changes) -> String {
     if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
+/// What was captured, and what changed or vanished meanwhile.
+fn captured(r: &SnapshotReport) -> String {
+    let mut text = match &r.captured {
+        None => "by reference: the corpus is the only copy".to_owned(),
+        Some(c) => format!(
+            "{} ({}), {} new in {} blobs, {} stored in {} packs",
+            count(c.objects),
+            bytes(c.bytes),
+            bytes(c.new_bytes),
+            count(c.new_blobs),
+            bytes(c.stored_bytes),
+            count(c.new_packs)
+        ),
+    };
+    for (what, number) in
+        [("changed while read, read again", r.objects_reread), ("deleted before read", r.objects_vanished)]
+    {
+        if number > 0 {
+            let _ = write!(text, "; {what}: {}", count(number));
+        }
+    }
+    text
+}
+
 pub(super) fn plan(p: &RestorePlan) -> String {
     let mut out = format!("plan: restore {} into {} {}\n", p.snapshot, p.target, p.collection);
     out += &fields(&[
         ("corpus", p.corpus.clone()),
+        ("documents from", p.documents.to_owned()),
         ("taken", p.created.to_string()),
         ("documents", count(p.counts.documents)),
         ("chunks", format!("{} ({} tokens)", count(p.counts.chunks), count(p.counts.tokens))),

@@ -14,10 +14,26 @@ pub struct SourceObject {
     pub size: u64,
     /// Last modification in microseconds since the Unix epoch.
     pub modified: i64,
-    /// Entity tag, where the store has one.
+    /// Entity tag, where the store has one. Of a file, `<inode>-<change time in nanoseconds since 1970>` where the
+    /// system has both: an edit that keeps size and modification time still changes it.
     pub etag: Option<String>,
     /// Version id, where the store has versions.
     pub version: Option<String>,
+}
+
+impl SourceObject {
+    /// Whether both describe the same contents as far as size, time and identity can tell: size and time are equal,
+    /// and so are etag and version where both have one. (Those of another store, or of an older version of regrow,
+    /// may be missing.) A file whose mode alone was changed counts as changed: only its bytes can say otherwise.
+    pub fn same_state(&self, other: &Self) -> bool {
+        fn agree(a: Option<&String>, b: Option<&String>) -> bool {
+            a.zip(b).is_none_or(|(a, b)| a == b)
+        }
+        self.size == other.size
+            && self.modified == other.modified
+            && agree(self.etag.as_ref(), other.etag.as_ref())
+            && agree(self.version.as_ref(), other.version.as_ref())
+    }
 }
 
 /// What structure the text has, for the splitter.
@@ -57,7 +73,4 @@ pub struct Document {
     pub digest: Digest,
     /// Size of the document as stored, in bytes.
     pub bytes: u64,
-    /// Version of the object that it was read from, where the store has versions: a listing does not tell it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
 }

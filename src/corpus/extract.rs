@@ -74,7 +74,6 @@ pub(super) fn file(
         digest: Digest::of(bytes),
         bytes: bytes.len() as u64,
         text,
-        version: None,
     })
 }
 

@@ -13,28 +13,29 @@ mod extract;
 mod front_matter;
 mod html;
 mod markdown;
+mod parse;
 mod place;
+mod read;
 mod records;
 mod select;
 mod walk;
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use encoding_rs::Encoding;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use object_store::ObjectStore;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use document::{Document, SourceObject, TextFormat};
-pub(crate) use select::{PathPattern, Selection};
+pub use parse::DocumentParser;
+pub(crate) use read::{Ended, Reading, Tap};
+pub(crate) use select::{PathPattern, Selection, globs};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::pipeline::{CorpusSettings, RecordSettings};
+use crate::pipeline::CorpusSettings;
 use place::Place;
 
 /// Version of the text extraction: what text a document's bytes give. Any change that can alter the
@@ -54,10 +55,7 @@ pub struct Corpus(Arc<Inner>);
 struct Inner {
     place: Place,
     url: String,
-    selection: Selection,
-    encoding: Option<&'static Encoding>,
-    pattern: Option<PathPattern>,
-    max_bytes: u64,
+    parser: DocumentParser,
 }
 
 impl Corpus {
@@ -93,17 +91,12 @@ impl Corpus {
     }
 
     fn new(settings: &CorpusSettings, place: Place, url: String) -> Result<Self> {
-        for entry in &settings.records {
-            records::check(entry)?;
-        }
-        Ok(Self(Arc::new(Inner {
-            place,
-            url,
-            selection: Selection::new(settings)?,
-            encoding: settings.encoding.as_deref().map(decode::by_label).transpose()?,
-            pattern: settings.path_metadata.as_deref().map(PathPattern::new).transpose()?,
-            max_bytes: settings.max_document_bytes,
-        })))
+        Ok(Self(Arc::new(Inner { place, url, parser: DocumentParser::new(settings)? })))
+    }
+
+    /// A location as it may be shown to people: without passwords and signatures.
+    pub fn display_url(url: &str) -> String {
+        place::display(url)
     }
 
     /// The location, for people: passwords and signatures are left out.
@@ -121,14 +114,15 @@ impl Corpus {
                 let inner = self.0.clone();
                 blocking(LIST_AHEAD, move |out| {
                     if let Place::Directory(root) = &inner.place {
-                        walk::walk(root, &inner.selection, &mut |items| out.blocking_send(items).is_ok());
+                        let found = &mut |items| out.blocking_send(items).is_ok();
+                        walk::walk(root, inner.parser.selection(), found);
                     }
                     Ok(())
                 })
             }
             Place::Store { store, prefix } => Place::list_store(store.as_ref(), prefix)
                 .filter(|item| {
-                    let taken = item.as_ref().map_or(true, |object| self.0.selection.takes(&object.path));
+                    let taken = item.as_ref().map_or(true, |object| self.0.parser.selection().takes(&object.path));
                     std::future::ready(taken)
                 })
                 .boxed(),
@@ -140,22 +134,35 @@ impl Corpus {
     /// An error of the kind `BadDocument` is about one document and the stream goes on after it; any
     /// other ends the stream. Holds one document, or a batch of small records.
     pub fn read(&self, object: &SourceObject) -> BoxStream<'_, Result<Document>> {
-        let (inner, object) = (self.0.clone(), object.clone());
-        blocking(READ_AHEAD, move |out| {
-            let handle = Handle::current();
-            match inner.selection.records(&object.path) {
-                Some(settings) => inner.read_records(&object, settings, &handle, &out),
-                None => {
-                    let item = inner.read_file(&object, &handle);
-                    match item {
-                        Err(e) if e.kind() != ErrorKind::BadDocument => return Err(e),
-                        // Nobody listens any more: nothing is lost.
-                        item => drop(out.blocking_send(vec![item])),
-                    }
-                    Ok(())
-                }
+        let path = object.path.clone();
+        let readings = self.read_with(object, None).map(move |item| match item {
+            Ok(Reading::Ended(Ended::Vanished)) => Err(Error::new(ErrorKind::BadDocument, "the object is gone")
+                .with("file", &path)
+                .guidance("the corpus changed while it was read: run the same command again")),
+            Ok(Reading::Ended(Ended::Changed)) => {
+                Err(Error::new(ErrorKind::BadDocument, "the object changed while it was read")
+                    .with("file", &path)
+                    .guidance("run the same command again"))
             }
-        })
+            other => other,
+        });
+        parse::documents_only(readings.boxed())
+    }
+
+    /// As [`Corpus::read`], telling also in which state the object was read, and whether it was still in that state
+    /// afterwards. `tap` sees the object's bytes.
+    pub(crate) fn read_with(
+        &self,
+        object: &SourceObject,
+        tap: Option<Box<dyn Tap>>,
+    ) -> BoxStream<'static, Result<Reading>> {
+        let (inner, object) = (self.0.clone(), object.clone());
+        blocking(READ_AHEAD, move |out| read::read(&inner.place, &inner.parser, &object, tap, &out))
+    }
+
+    /// How its bytes become documents.
+    pub fn parser(&self) -> &DocumentParser {
+        &self.0.parser
     }
 
     /// The object at `path` as it is now; `None` when it is gone.
@@ -176,63 +183,7 @@ impl Corpus {
 
     /// Whether the object at `path` holds records, rather than one document.
     pub fn holds_records(&self, path: &str) -> bool {
-        self.0.selection.records(path).is_some()
-    }
-}
-
-impl Inner {
-    fn read_file(&self, object: &SourceObject, handle: &Handle) -> Result<Document> {
-        let path = object.path.as_str();
-        let too_large = |size: u64| {
-            Error::new(ErrorKind::BadDocument, "the document is larger than allowed")
-                .with("file", path)
-                .with("bytes", size)
-                .with("most", self.max_bytes)
-                .guidance("raise `corpus.max_document_bytes`, or leave the document out with `corpus.exclude`")
-        };
-        if object.size > self.max_bytes {
-            return Err(too_large(object.size));
-        }
-        let mut bytes = Vec::new();
-        // It may have grown since it was listed.
-        let (reader, read) = self.place.reader(object, handle)?;
-        reader
-            .take(self.max_bytes.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|e| place::read_failed(path, e))?;
-        if bytes.len() as u64 > self.max_bytes {
-            return Err(too_large(bytes.len() as u64));
-        }
-        let document =
-            extract::file(path, &bytes, self.encoding, self.pattern.as_ref()).map_err(|e| e.with("file", path))?;
-        Ok(Document { version: read.version, ..document })
-    }
-
-    fn read_records(
-        &self,
-        object: &SourceObject,
-        settings: &RecordSettings,
-        handle: &Handle,
-        out: &mpsc::Sender<Vec<Result<Document>>>,
-    ) -> Result<()> {
-        let source = records::Source {
-            object,
-            settings,
-            encoding: self.encoding,
-            pattern: self.pattern.as_ref(),
-            max_bytes: self.max_bytes,
-        };
-        let mut sink = records::Sink::new(out);
-        let ended = records::read(&source, &self.place, handle, &mut sink);
-        sink.flush();
-        match ended {
-            // The file as a whole is bad: an item like any other.
-            Err(e) if e.kind() == ErrorKind::BadDocument => {
-                drop(out.blocking_send(vec![Err(e)]));
-                Ok(())
-            }
-            other => other,
-        }
+        self.0.parser.holds_records(path)
     }
 }
 
@@ -273,5 +224,7 @@ fn blocking<T: Send + 'static>(
         .boxed()
 }
 
+#[cfg(test)]
+mod read_tests;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Where a corpus is: a directory, or a prefix of an object store.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -63,19 +63,19 @@ pub(super) fn failed(path: &str, e: object_store::Error) -> Error {
 
 impl Place {
     /// The object's location in the store.
-    fn location(prefix: &Path, path: &str) -> Result<Path> {
+    pub(super) fn location(prefix: &Path, path: &str) -> Result<Path> {
         let full = if prefix.as_ref().is_empty() { path.to_owned() } else { format!("{prefix}/{path}") };
         Path::parse(full)
             .map_err(|e| Error::new(ErrorKind::BadDocument, "not a path of the corpus").with("file", path).because(e))
     }
 
     /// A file's path; `None` when `path` leads out of the directory.
-    fn file(root: &FilePath, path: &str) -> Option<PathBuf> {
+    pub(super) fn file(root: &FilePath, path: &str) -> Option<PathBuf> {
         let inside = path.split('/').all(|s| !s.is_empty() && s != "." && s != "..");
         inside.then(|| root.join(path))
     }
 
-    fn source(prefix: &Path, meta: ObjectMeta) -> Option<SourceObject> {
+    pub(super) fn source(prefix: &Path, meta: ObjectMeta) -> Option<SourceObject> {
         let full = meta.location.as_ref();
         let path = match prefix.as_ref() {
             "" => full,
@@ -132,74 +132,23 @@ impl Place {
         }
     }
 
-    /// The object's bytes as a blocking reader, in the version that `object` names, and what it is that is read: size,
-    /// etag and version are those of the bytes. Call it, and the reader, on a blocking thread.
-    pub(super) fn reader(
-        &self,
-        object: &SourceObject,
-        handle: &Handle,
-    ) -> Result<(Box<dyn BufRead + Send>, SourceObject)> {
-        let path = &object.path;
-        match self {
-            Self::Directory(root) => {
-                let file = self.open_file(root, path)?;
-                let failed = |e| walk::unreadable("a file of the corpus cannot be read", path, e);
-                let read = walk::describe(path.clone(), &file.metadata().map_err(failed)?);
-                Ok((Box::new(BufReader::with_capacity(128 << 10, file)), read))
-            }
-            Self::Store { store, prefix } => {
-                let options = GetOptions { version: object.version.clone(), ..Default::default() };
-                let location = Self::location(prefix, path)?;
-                let got = handle.block_on(store.get_opts(&location, options)).map_err(|e| failed(path, e))?;
-                let read = Self::source(prefix, got.meta.clone()).unwrap_or_else(|| object.clone());
-                let read = in_version(read, object.version.as_ref());
-                let reader = StoreReader {
-                    handle: handle.clone(),
-                    store: store.clone(),
-                    location,
-                    version: read.version.clone(),
-                    etag: read.etag.clone(),
-                    range: got.range.clone(),
-                    resumed: 0,
-                    stream: got.into_stream(),
-                    current: Bytes::new(),
-                };
-                Ok((Box::new(reader), read))
-            }
-        }
-    }
-
     fn open_file(&self, root: &FilePath, path: &str) -> Result<std::fs::File> {
         let file = Self::file(root, path)
             .ok_or_else(|| Error::new(ErrorKind::BadDocument, "not a path of the corpus").with("file", path))?;
         std::fs::File::open(file).map_err(|e| walk::unreadable("a file of the corpus cannot be read", path, e))
     }
 
-    /// The object's bytes for the Parquet reader, and what it is that is read, as [`Place::reader`] gives them. All
-    /// ranges are of the same version, where the store has versions.
-    pub(super) fn parquet(
-        &self,
-        object: &SourceObject,
-        handle: &Handle,
-    ) -> Result<(Box<dyn AsyncFileReader>, SourceObject)> {
-        let path = &object.path;
+    /// The object's bytes for the Parquet reader: all ranges are of the same version, where the store has versions.
+    pub(super) fn parquet(&self, object: &SourceObject) -> Result<Box<dyn AsyncFileReader>> {
         Ok(match self {
-            Self::Directory(root) => {
-                let file = self.open_file(root, path)?;
-                let failed = |e| walk::unreadable("a file of the corpus cannot be read", path, e);
-                let read = walk::describe(path.clone(), &file.metadata().map_err(failed)?);
-                (Box::new(tokio::fs::File::from_std(file)), read)
-            }
-            Self::Store { store, prefix } => {
-                let location = Self::location(prefix, path)?;
-                let options = GetOptions { head: true, version: object.version.clone(), ..Default::default() };
-                let got = handle.block_on(store.get_opts(&location, options)).map_err(|e| failed(path, e))?;
-                let read = Self::source(prefix, got.meta).unwrap_or_else(|| object.clone());
-                let read = in_version(read, object.version.as_ref());
-                let ranges =
-                    StoreRanges { store: store.clone(), location, size: read.size, version: read.version.clone() };
-                (Box::new(ranges), read)
-            }
+            Self::Directory(root) => Box::new(tokio::fs::File::from_std(self.open_file(root, &object.path)?)),
+            Self::Store { store, prefix } => Box::new(StoreRanges {
+                store: store.clone(),
+                location: Self::location(prefix, &object.path)?,
+                size: object.size,
+                version: object.version.clone(),
+                etag: object.etag.clone().filter(|etag| object.version.is_none() && !etag.starts_with("W/")),
+            }),
         })
     }
 }
@@ -222,7 +171,7 @@ const RESUMES: u32 = 3;
 
 /// A store's byte stream as a blocking reader. The client itself resumes an answer that breaks off, but only for some
 /// minutes after the request, and what reads here may take its time.
-struct StoreReader {
+pub(super) struct StoreReader {
     handle: Handle,
     store: Arc<dyn ObjectStore>,
     location: Path,
@@ -236,6 +185,33 @@ struct StoreReader {
 }
 
 impl StoreReader {
+    /// Opens the object in the version that `object` names, and says what it is that is read: size, etag and version
+    /// are those of the bytes. Call it, and the reader, on a blocking thread.
+    pub(super) fn open(
+        store: &Arc<dyn ObjectStore>,
+        prefix: &Path,
+        location: Path,
+        object: &SourceObject,
+        handle: &Handle,
+    ) -> object_store::Result<(Self, SourceObject)> {
+        let options = GetOptions { version: object.version.clone(), ..Default::default() };
+        let got = handle.block_on(store.get_opts(&location, options))?;
+        let read = Place::source(prefix, got.meta.clone()).unwrap_or_else(|| object.clone());
+        let read = in_version(read, object.version.as_ref());
+        let reader = Self {
+            handle: handle.clone(),
+            store: store.clone(),
+            location,
+            version: read.version.clone(),
+            etag: read.etag.clone(),
+            range: got.range.clone(),
+            resumed: 0,
+            stream: got.into_stream(),
+            current: Bytes::new(),
+        };
+        Ok((reader, read))
+    }
+
     /// Goes on where the answer broke off, if the object is still the same one.
     fn resume(&mut self, e: object_store::Error) -> object_store::Result<()> {
         let same = self.etag.is_some() || self.version.is_some();
@@ -293,6 +269,8 @@ struct StoreRanges {
     location: Path,
     size: u64,
     version: Option<String>,
+    /// Every range must be of the same contents.
+    etag: Option<String>,
 }
 
 fn external(e: object_store::Error) -> ParquetError {
@@ -305,7 +283,12 @@ impl AsyncFileReader for StoreRanges {
         range: std::ops::Range<u64>,
     ) -> futures::future::BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move {
-            let options = GetOptions { range: Some(range.into()), version: self.version.clone(), ..Default::default() };
+            let options = GetOptions {
+                range: Some(range.into()),
+                version: self.version.clone(),
+                if_match: self.etag.clone(),
+                ..Default::default()
+            };
             let got = self.store.get_opts(&self.location, options).await.map_err(external)?;
             got.bytes().await.map_err(external)
         }

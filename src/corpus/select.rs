@@ -47,7 +47,7 @@ fn extension(path: &str) -> Option<String> {
 
 /// Globs as pipeline files have them: `*` stays within a segment, `**` does not; a pattern without `/`
 /// matches the name at any depth; a leading `/` or `./` anchors it; a trailing `/` means all below.
-fn globs(key: &'static str, patterns: &[String]) -> Result<GlobSet> {
+pub(crate) fn globs(key: &'static str, patterns: &[String]) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         let wrong = |e: globset::Error| {

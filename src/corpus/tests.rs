@@ -96,7 +96,7 @@ async fn a_directory_is_listed_and_read() {
     assert!(object.size == 4 && object.modified > 1_500_000_000_000_000);
     fs::remove_file(f.path("a.md")).unwrap();
     let items: Vec<_> = corpus.read(&object).collect().await;
-    assert_eq!(outline(&items), ["bad_document -: a file of the corpus cannot be read"]);
+    assert_eq!(outline(&items), ["bad_document -: the object is gone"]);
 }
 
 #[cfg(unix)]

@@ -27,7 +27,26 @@ pub(super) fn describe(path: String, meta: &Metadata) -> SourceObject {
         Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |n| -n),
     });
-    SourceObject { path, size: meta.len(), modified, etag: None, version: None }
+    SourceObject { path, size: meta.len(), modified, etag: identity(meta), version: None }
+}
+
+/// Inode and change time: what no program sets back.
+#[cfg(unix)]
+fn identity(meta: &Metadata) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let changed = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
+    Some(format!("{}-{changed}", meta.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> Option<String> {
+    None
+}
+
+/// Whether a name that was listed is not there any more: deleted since, which is no problem of the corpus.
+fn deleted(path: &Path, e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound
+        && fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// Entries of a directory that are looked at together, on all cores.
@@ -54,6 +73,7 @@ pub(super) fn walk(root: &Path, selection: &Selection, found: &mut dyn FnMut(Vec
                 Ok((entries, real)) => {
                     levels.push(Level { entries, ended: false, waiting: Vec::new(), below: format!("{path}/"), real });
                 }
+                Err(e) if deleted(&directory, &e) => {}
                 Err(e) => {
                     if !found(vec![Err(unreadable("a directory cannot be read", &path, e))]) {
                         return;
@@ -144,8 +164,7 @@ fn look(entry: &fs::DirEntry, below: &str, selection: &Selection) -> Look {
     };
     let meta = match meta {
         Ok(meta) => meta,
-        // Deleted since the directory was read: not one of its files any more.
-        Err(e) if e.kind() == io::ErrorKind::NotFound && kind.is_ok_and(|k| k.is_file()) => return Look::Skip,
+        Err(e) if deleted(&entry.path(), &e) => return Look::Skip,
         // A link to nowhere may have been a directory of documents.
         Err(e) if selection.takes(&path) || Selection::may_be_directory(&path) => {
             return problem("a file or link of the corpus cannot be read", e);

@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result, refused};
 use crate::ids::timed_id;
 use crate::measure::Machine;
 use crate::repository::{Lock, Repository, path};
-use crate::restore::{OnChanged, Prepared, RestoreOptions, RestoreReport, run};
+use crate::restore::{DocumentSource, OnChanged, Prepared, RestoreOptions, RestoreReport, run};
 use crate::targets::{Purpose, Target};
 use crate::workspace::Workspace;
 
@@ -21,6 +21,8 @@ pub struct DrillOptions {
     pub reuse: bool,
     /// What to do about documents that changed.
     pub on_changed: OnChanged,
+    /// Where the documents come from.
+    pub documents: DocumentSource,
 }
 
 /// Scratch collections of drills that died are removed when they are this old; a running drill's are younger.
@@ -64,6 +66,7 @@ async fn locked(
     let restore = RestoreOptions {
         snapshot: options.snapshot.clone(),
         on_changed: options.on_changed,
+        documents: options.documents,
         reuse: options.reuse,
         fresh: true,
         promote: false,

@@ -664,7 +664,12 @@ mod leaks {
         assert!(report.documents >= 90 && report.documents_skipped == 1, "{report:?}");
         let report = restore(&workspace, RestoreOptions::default()).await.unwrap();
         assert!(report.ok, "{:?}", report.checks);
-        let options = DrillOptions { snapshot: "latest".to_owned(), reuse: false, on_changed: OnChanged::Fail };
+        let options = DrillOptions {
+            snapshot: "latest".to_owned(),
+            reuse: false,
+            on_changed: OnChanged::Fail,
+            documents: crate::restore::DocumentSource::Auto,
+        };
         let report = drill(&workspace, &options).await.unwrap();
         assert!(report.restore.ok && report.cleaned_up);
         assert!(verify(&repository, &VerifyOptions::default(), &workspace.events, &workspace.cancel).await.unwrap().ok);

@@ -14,7 +14,7 @@ use crate::repository::{DocumentRow, InventoryReader};
 pub struct CorpusDifference {
     /// Document id.
     pub document_id: String,
-    /// `changed`, `vanished` or `unreadable`.
+    /// `changed`, `vanished`, `unreadable`, or `lost`: its captured copy is damaged, and the corpus has it no more.
     pub what: &'static str,
     /// Details.
     pub reason: String,
@@ -75,6 +75,11 @@ const CONCURRENT: usize = 32;
 /// another size. (What has changed without changing its size is found by digest when it is read.)
 pub(super) async fn check_corpus(prepared: &Prepared, plan: &RestorePlan) -> Result<Differences> {
     let mut differences = Differences::default();
+    if prepared.from_captured {
+        // All of them are read before anything is embedded: see `captured`.
+        return Ok(differences);
+    }
+    let corpus = &prepared.corpus()?;
     let mut reader = InventoryReader::new(&prepared.repository, &prepared.manifest);
     let mut last_record_object = (String::new(), true);
     for part in plan.part_plans.iter().filter(|p| !p.stored) {
@@ -83,7 +88,7 @@ pub(super) async fn check_corpus(prepared: &Prepared, plan: &RestorePlan) -> Res
         let (records, files): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.line.is_some());
         let mut heads = futures::stream::iter(files)
             .map(async |row| {
-                let found = prepared.corpus.pinned(&row.object).await;
+                let found = corpus.pinned(&row.object).await;
                 (row, found)
             })
             .buffer_unordered(CONCURRENT);
@@ -100,7 +105,7 @@ pub(super) async fn check_corpus(prepared: &Prepared, plan: &RestorePlan) -> Res
         }
         for row in records {
             if last_record_object.0 != row.object.path {
-                let there = prepared.corpus.pinned(&row.object).await?.is_some();
+                let there = corpus.pinned(&row.object).await?.is_some();
                 last_record_object = (row.object.path.clone(), there);
             }
             if !last_record_object.1 {

@@ -8,6 +8,7 @@
 //! The four stages run at once with one bucket in each; channels of one element between them bound the
 //! memory, whatever the size of the corpus.
 
+mod captured;
 mod collection;
 mod compute;
 mod corpus_check;
@@ -25,7 +26,8 @@ pub use plan::{PartPlan, Prepared, RestorePlan};
 pub use report::{RestoreReport, TargetReport};
 pub use run::{restore, run};
 
-use crate::repository::path;
+use crate::error::{Error, ErrorKind, Result};
+use crate::repository::{Manifest, path};
 
 /// What to do when a document is not what the snapshot recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -38,6 +40,35 @@ pub enum OnChanged {
     Skip,
 }
 
+/// Where a restore takes the documents from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DocumentSource {
+    /// The snapshot's own copies where it has them, else the corpus.
+    #[default]
+    Auto,
+    /// The corpus.
+    Corpus,
+    /// The snapshot's own copies.
+    Captured,
+}
+
+impl DocumentSource {
+    /// Whether the documents of this snapshot come from its own copies.
+    fn from_captured(self, manifest: &Manifest) -> Result<bool> {
+        match (self, &manifest.captured) {
+            (Self::Auto, captured) => Ok(captured.is_some()),
+            (Self::Corpus, _) => Ok(false),
+            (Self::Captured, Some(_)) => Ok(true),
+            (Self::Captured, None) => {
+                Err(Error::new(ErrorKind::Configuration, "this snapshot holds no copies of the documents")
+                    .with("snapshot", &manifest.id)
+                    .guidance("restore it from the corpus; capture.mode = \"copy\" makes the next snapshot hold them"))
+            }
+        }
+    }
+}
+
 /// How a restore is done.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
@@ -45,6 +76,8 @@ pub struct RestoreOptions {
     pub snapshot: String,
     /// What to do about documents that changed.
     pub on_changed: OnChanged,
+    /// Where the documents come from.
+    pub documents: DocumentSource,
     /// Use parts and vectors that are in the repository.
     pub reuse: bool,
     /// Build a new collection even if one with the same content is there.
@@ -66,6 +99,7 @@ impl Default for RestoreOptions {
         Self {
             snapshot: "latest".to_owned(),
             on_changed: OnChanged::Fail,
+            documents: DocumentSource::Auto,
             reuse: true,
             fresh: false,
             promote: true,

@@ -48,8 +48,8 @@ pub(crate) async fn compute_parts(
     let (sender, mut receiver) = mpsc::channel(1);
     let read = async {
         let sender = sender;
-        source.put_records_aside(&parts).await?;
-        for part in &parts {
+        let parts = if source.put_aside(&parts).await? { parts.as_slice() } else { &[] };
+        for part in parts {
             cancel.check()?;
             if let Some(bucket) = source.bucket(part).await?
                 && sender.send(bucket).await.is_err()

@@ -1,6 +1,6 @@
 //! What a restore will do.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::RestoreOptions;
 use crate::cancel::Cancel;
 use crate::chunk::Chunker;
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, DocumentParser};
 use crate::embed::{Engine, Role};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, fingerprint};
+use crate::pipeline::CorpusSettings;
 use crate::repository::{Counts, InventoryReader, Lock, Manifest, Repository};
 use crate::snapshot::read_canaries;
 use crate::targets::Target;
@@ -25,7 +26,11 @@ pub struct Prepared {
     pub(super) options: RestoreOptions,
     pub(super) repository: Repository,
     pub(super) manifest: Arc<Manifest>,
-    pub(super) corpus: Arc<Corpus>,
+    /// Where the documents come from: true for the snapshot's own copies.
+    pub(super) from_captured: bool,
+    corpus_settings: CorpusSettings,
+    corpus: OnceLock<Arc<Corpus>>,
+    pub(super) parser: DocumentParser,
     pub(super) engine: Arc<Engine>,
     pub(super) chunker: Arc<Chunker>,
     pub(super) target: Arc<dyn Target>,
@@ -70,8 +75,10 @@ pub struct RestorePlan {
     pub snapshot: String,
     /// Its point in time.
     pub created: jiff::Timestamp,
-    /// Corpus that will be read.
+    /// Where the corpus is.
     pub corpus: String,
+    /// Where the documents will be read from: `captured`, the snapshot's own copies, or `corpus`.
+    pub documents: &'static str,
     /// Repository.
     pub repository: String,
     /// Target kind.
@@ -122,7 +129,12 @@ impl Prepared {
         // The corpus may have moved; everything else is read as it was recorded.
         settings.url = workspace.pipeline.corpus.url.clone();
         settings.store = workspace.pipeline.corpus.store.clone();
-        let corpus = workspace.corpus(&settings)?;
+        let from_captured = options.documents.from_captured(&manifest)?;
+        let corpus = OnceLock::new();
+        if !from_captured {
+            drop(corpus.set(Arc::new(workspace.corpus(&settings)?)));
+        }
+        let parser = DocumentParser::new(&settings)?;
         let recorded = manifest.model_fingerprint;
         let engine = workspace.engine(&|context| context.fingerprint().is_ok_and(|f| f == recorded)).await?;
         check_model(&manifest.model, engine.context()).map_err(|e| e.with("snapshot", &manifest.id))?;
@@ -136,7 +148,10 @@ impl Prepared {
         Ok(Self {
             target: workspace.target()?,
             workspace: workspace.clone(),
-            corpus: Arc::new(corpus),
+            from_captured,
+            corpus_settings: settings,
+            corpus,
+            parser,
             chunker: Arc::new(chunker),
             manifest: Arc::new(manifest),
             options,
@@ -152,6 +167,15 @@ impl Prepared {
     #[must_use]
     pub fn under(self, lock: Arc<Lock>) -> Self {
         Self { lock: Some(lock), ..self }
+    }
+
+    /// The corpus. With captured documents it is opened only when some of them are damaged: it may be gone.
+    pub(super) fn corpus(&self) -> Result<Arc<Corpus>> {
+        if let Some(corpus) = self.corpus.get() {
+            return Ok(corpus.clone());
+        }
+        let corpus = Arc::new(self.workspace.corpus(&self.corpus_settings)?);
+        Ok(self.corpus.get_or_init(|| corpus).clone())
     }
 
     /// The object of a part.
@@ -232,7 +256,8 @@ impl Prepared {
             exit_code: 0,
             snapshot: manifest.id.clone(),
             created: manifest.created,
-            corpus: self.corpus.url().to_owned(),
+            corpus: Corpus::display_url(&self.corpus_settings.url),
+            documents: if self.from_captured { "captured" } else { "corpus" },
             repository: self.repository.url().to_owned(),
             target: self.target.kind(),
             collection: self.workspace.pipeline.collection().to_owned(),

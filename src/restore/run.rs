@@ -159,8 +159,8 @@ async fn stream(
         let mut round = missing;
         let mut damaged_rx = Some(damaged_rx);
         loop {
-            source.put_records_aside(&round).await?;
-            for part in &round {
+            let round_parts = if source.put_aside(&round).await? { round.as_slice() } else { &[] };
+            for part in round_parts {
                 cancel.check()?;
                 if let Some(bucket) = source.bucket(part).await?
                     && to_embed.send(bucket).await.is_err()

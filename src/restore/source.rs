@@ -7,6 +7,7 @@ use futures::StreamExt;
 use rayon::prelude::*;
 
 use super::OnChanged;
+use super::captured::{Lost, read_captured};
 use super::corpus_check::{CorpusDifference, Differences};
 use super::plan::{PartPlan, Prepared};
 use crate::corpus::{Document, SourceObject};
@@ -37,6 +38,8 @@ pub(super) struct BucketSource<'a> {
     pub(super) times: Arc<IngestTimes>,
     spill: Option<Spill<Document>>,
     group: Option<(u32, HashMap<u32, Vec<Document>>)>,
+    /// Objects whose captured copies are damaged, and how: small while little is damaged.
+    lost: BTreeMap<String, Lost>,
     pub(super) differences: Differences,
     /// Documents whose chunks were found to be the recorded ones.
     pub(super) documents_cut: u64,
@@ -50,6 +53,7 @@ impl<'a> BucketSource<'a> {
             times,
             spill: None,
             group: None,
+            lost: BTreeMap::new(),
             differences: Differences::default(),
             documents_cut: 0,
         }
@@ -63,8 +67,43 @@ impl<'a> BucketSource<'a> {
         bucket >> self.bits().saturating_sub(GROUP_BITS)
     }
 
+    /// Reads what is not read bucket by bucket, and puts its documents aside: all documents that are captured, else
+    /// those of record files. False when some are lost and the restore may not go on without them; they are in
+    /// `differences`.
+    pub(super) async fn put_aside(&mut self, parts: &[PartPlan]) -> Result<bool> {
+        if !self.prepared.from_captured {
+            return self.put_records_aside(parts).await.map(|()| true);
+        }
+        self.spill = None;
+        self.group = None;
+        if parts.is_empty() {
+            return Ok(true);
+        }
+        let bits = self.bits();
+        let wanted: BTreeSet<u32> = parts.iter().map(|p| p.bucket).collect();
+        let mut spill = Spill::new(1 << bits.min(GROUP_BITS))?;
+        let mut aside = |document: &Document| {
+            let bucket = bucket_of(&document.id, bits);
+            if wanted.contains(&bucket) { spill.push(self.group_of(bucket) as usize, document) } else { Ok(()) }
+        };
+        self.lost = read_captured(self.prepared, &wanted, &self.times, &mut aside).await?;
+        self.spill = Some(spill);
+        if self.lost.is_empty() || self.prepared.options.on_changed == OnChanged::Skip {
+            return Ok(true);
+        }
+        // Known now rather than after hours of embedding.
+        for part in parts {
+            for row in self.inventory.bucket(part.bucket).await? {
+                if let Some(lost) = self.lost.get(&row.object.path).filter(|lost| !lost.replaced) {
+                    self.differences.add(CorpusDifference::new(&row, "lost", lost.why.clone()));
+                }
+            }
+        }
+        Ok(self.differences.count == 0)
+    }
+
     /// Reads all record files that hold documents of `parts` and puts their records aside.
-    pub(super) async fn put_records_aside(&mut self, parts: &[PartPlan]) -> Result<()> {
+    async fn put_records_aside(&mut self, parts: &[PartPlan]) -> Result<()> {
         let mut objects: BTreeMap<String, SourceObject> = BTreeMap::new();
         for part in parts {
             for row in self.inventory.bucket(part.bucket).await?.into_iter().filter(|r| r.line.is_some()) {
@@ -78,7 +117,7 @@ impl<'a> BucketSource<'a> {
         }
         let wanted: BTreeSet<u32> = parts.iter().map(|p| p.bucket).collect();
         let mut spill = Spill::new(1 << self.bits().min(GROUP_BITS))?;
-        let corpus = &self.prepared.corpus;
+        let corpus = self.prepared.corpus()?;
         for object in objects.into_values() {
             self.prepared.workspace.cancel.check()?;
             // The file may have grown since the snapshot; its records prove themselves one by one.
@@ -124,8 +163,10 @@ impl<'a> BucketSource<'a> {
         let rows = self.inventory.bucket(part.bucket).await?;
         let mut found: HashMap<String, ChunkedDocument> = HashMap::with_capacity(rows.len());
         let mut bad: HashMap<String, String> = HashMap::new();
-        self.read_files(&rows, &mut found, &mut bad).await?;
-        if rows.iter().any(|r| r.line.is_some()) {
+        if !self.prepared.from_captured {
+            self.read_files(&rows, &mut found, &mut bad).await?;
+        }
+        if self.prepared.from_captured || rows.iter().any(|r| r.line.is_some()) {
             self.cut_records(part.bucket, &rows, &mut found, &mut bad).await?;
         }
         let before = self.differences.count;
@@ -134,7 +175,14 @@ impl<'a> BucketSource<'a> {
             match (found.remove(&row.document_id), bad.remove(&row.document_id)) {
                 (Some(chunked), _) => {
                     if let Some(reason) = difference(&row, &chunked)? {
-                        self.differences.add(CorpusDifference::new(&row, "changed", reason));
+                        let lost = self.lost.get(&row.object.path);
+                        let (what, reason) = match lost {
+                            Some(Lost { why, .. }) => {
+                                ("lost", format!("{why}; the corpus has another version: {reason}"))
+                            }
+                            None => ("changed", reason),
+                        };
+                        self.differences.add(CorpusDifference::new(&row, what, reason));
                     } else {
                         check_chunks(&row, &chunked)?;
                         self.documents_cut += 1;
@@ -143,7 +191,12 @@ impl<'a> BucketSource<'a> {
                 }
                 (None, Some(reason)) => self.differences.add(CorpusDifference::new(&row, "unreadable", reason)),
                 (None, None) => {
-                    self.differences.add(CorpusDifference::new(&row, "vanished", "it is not in the corpus any more"));
+                    let (what, reason) = match self.lost.get(&row.object.path) {
+                        Some(lost) => ("lost", lost.why.as_str()),
+                        None if self.prepared.from_captured => ("lost", "the snapshot's index of copies lacks it"),
+                        None => ("vanished", "it is not in the corpus any more"),
+                    };
+                    self.differences.add(CorpusDifference::new(&row, what, reason));
                 }
             }
         }
@@ -161,12 +214,14 @@ impl<'a> BucketSource<'a> {
         bad: &mut HashMap<String, String>,
     ) -> Result<()> {
         let objects: Vec<_> = rows.iter().filter(|r| r.line.is_none()).map(|r| Ok(r.object.clone())).collect();
+        let corpus = self.prepared.corpus()?;
         let mut documents = ingest(
-            self.prepared.corpus.clone(),
+            corpus.clone(),
             self.prepared.chunker.clone(),
             futures::stream::iter(objects).boxed(),
             self.prepared.workspace.cancel.clone(),
             self.times.clone(),
+            None,
         );
         while let Some(item) = documents.recv().await {
             match item {
@@ -176,10 +231,12 @@ impl<'a> BucketSource<'a> {
                 }
                 Ok(Ingested::Bad { object, error }) => {
                     // One that is gone is not there to be bad: it is named as vanished.
-                    if !matches!(self.prepared.corpus.head(&object.path).await, Ok(None)) {
+                    if !matches!(corpus.head(&object.path).await, Ok(None)) {
                         bad.insert(object.path, error.to_string());
                     }
                 }
+                // Named below: as vanished, or by how its last reading ended.
+                Ok(Ingested::Again { .. } | Ingested::Vanished { .. }) => {}
                 // Gone between the check and now: named with the other differences.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(e),

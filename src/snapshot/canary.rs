@@ -69,6 +69,12 @@ impl CanaryPicker {
         }
     }
 
+    /// Drops the chunks of an object whose documents do not count after all.
+    pub(super) fn forget(&mut self, path: &str) {
+        let of_object = |id: &str| id.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('#'));
+        self.chosen.retain(|_, row| !of_object(&row.document_id));
+    }
+
     /// Takes earlier canaries, with their vectors.
     pub(super) fn keep(&mut self, rows: Vec<VectorRow>) {
         for row in rows {

@@ -3,7 +3,7 @@
 use crate::aside::{Aside, PARTITIONS, partition_of};
 use crate::corpus::SourceObject;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::ChunkedDocument;
+use crate::ingest::{ChunkedDocument, Voided};
 use crate::pipeline::OnBadDocument;
 use crate::repository::{Counts, DocumentRow, ObjectRef, Repository, SkippedDocument, bucket_of, path, payload_digest};
 
@@ -16,16 +16,32 @@ pub(super) struct Intake {
     pub(super) counts: Counts,
     pub(super) skipped: Vec<SkippedDocument>,
     touched: Vec<u64>,
+    /// What changed while it was read; its first documents may be among the rows.
+    pub(super) voided: Voided,
+    /// Objects that were deleted before they were read.
+    pub(super) vanished: u64,
+    /// Whether every document so far has a version that can be asked for later.
+    pub(super) versioned: bool,
 }
 
 impl Intake {
     /// Begins with what is kept of the previous snapshot.
     pub(super) fn new(on_bad: OnBadDocument, counts: Counts, skipped: Vec<SkippedDocument>) -> Result<Self> {
-        Ok(Self { on_bad, rows: Aside::new(PARTITIONS)?, counts, skipped, touched: vec![0; (1 << TOUCHED_BITS) / 64] })
+        Ok(Self {
+            on_bad,
+            rows: Aside::new(PARTITIONS)?,
+            counts,
+            skipped,
+            touched: vec![0; (1 << TOUCHED_BITS) / 64],
+            voided: Voided::default(),
+            vanished: 0,
+            versioned: true,
+        })
     }
 
     pub(super) fn document(&mut self, chunked: &ChunkedDocument) -> Result<()> {
         let document = &chunked.document;
+        self.versioned &= chunked.object.version.is_some();
         let row = DocumentRow {
             document_id: document.id.clone(),
             object: chunked.object.clone(),
@@ -95,12 +111,36 @@ impl Intake {
                 error = error.with("line", line);
             }
             self.bad(&row.object, error)?;
-            self.counts.documents -= 1;
-            self.counts.chunks -= u64::from(row.chunks);
-            self.counts.tokens -= row.tokens;
-            self.counts.bytes -= row.bytes;
+            self.uncount(&row);
         }
         Ok(kept)
+    }
+
+    fn uncount(&mut self, row: &DocumentRow) {
+        self.counts.documents -= 1;
+        self.counts.chunks -= u64::from(row.chunks);
+        self.counts.tokens -= row.tokens;
+        self.counts.bytes -= row.bytes;
+    }
+
+    /// Takes out the documents of objects in a state in which they changed while they were read.
+    pub(super) fn drop_voided(&mut self) -> Result<()> {
+        if self.voided.objects == 0 {
+            return Ok(());
+        }
+        let mut kept = Aside::new(PARTITIONS)?;
+        for partition in 0..PARTITIONS {
+            for row in self.rows.rows(partition)? {
+                if self.voided.holds(&row.object) {
+                    self.uncount(&row);
+                } else {
+                    kept.push(partition, &row)?;
+                }
+            }
+        }
+        kept.seal()?;
+        self.rows = kept;
+        Ok(())
     }
 
     /// Stores the list of documents left out, sorted, so that the same ones give the same object.

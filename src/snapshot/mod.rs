@@ -6,6 +6,7 @@
 
 mod base;
 mod canary;
+mod cannot_restore;
 mod intake;
 mod listing;
 mod moved;

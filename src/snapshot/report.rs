@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use super::moved::Changes;
+use crate::capture::CaptureTotals;
 use crate::ids::Digest;
 use crate::measure::Seconds;
+use crate::pipeline::CaptureMode;
 use crate::repository::SkippedDocument;
 
 /// Report of `regrow snapshot`.
@@ -47,6 +49,14 @@ pub struct SnapshotReport {
     pub tokens: u64,
     /// Bytes of the documents.
     pub bytes: u64,
+    /// How documents are kept.
+    pub capture: CaptureMode,
+    /// What was captured; `None` in the mode `reference`.
+    pub captured: Option<CaptureTotals>,
+    /// Objects that changed while they were read, and were read again.
+    pub objects_reread: u64,
+    /// Objects that were deleted after they were listed and before they were read.
+    pub objects_vanished: u64,
     /// Buckets that documents are spread over.
     pub buckets: u32,
     /// Canaries stored.

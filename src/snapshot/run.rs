@@ -9,6 +9,7 @@ use futures::stream::{self, BoxStream};
 
 use super::base::{self, Now};
 use super::canary::{CanaryPicker, Kept as KeptCanaries, read_canaries};
+use super::cannot_restore::cannot_restore;
 use super::intake::Intake;
 use super::listing::{Listed, Listing, Sent, list, stream_of};
 use super::moved::{Changes, find_moves};
@@ -16,6 +17,7 @@ use super::report::SnapshotReport;
 use super::select::{Keep, Selected, select};
 use super::target::{live, unreached};
 use super::write::{Previous, write_inventory};
+use crate::capture::{CaptureTotals, CaptureWriter};
 use crate::chunk::{Chunker, ChunkingRules};
 use crate::corpus::{Corpus, SourceObject};
 use crate::embed::Engine;
@@ -91,7 +93,7 @@ async fn locked(
         rules,
         engine,
         previous,
-        capture: CaptureMode::Reference,
+        capture: pipeline.capture.mode,
         times: Arc::default(),
         sent: Arc::default(),
     };
@@ -142,6 +144,10 @@ struct Taken {
     canaries: ObjectRef,
     skipped: Option<ObjectRef>,
     captured: Option<Captured>,
+    captured_totals: Option<CaptureTotals>,
+    cannot_restore: Vec<String>,
+    reread: u64,
+    vanished: u64,
     changes: Changes,
     named: Vec<SkippedDocument>,
     write_seconds: f64,
@@ -189,6 +195,7 @@ impl Run<'_> {
         let reading = Instant::now();
         let shared_listing = Arc::new(std::sync::Mutex::new(Listing::default()));
         let mut lister = None;
+        let capture;
         // The documents of the previous snapshot, where it can be read at all.
         let mut selected = None;
         let objects;
@@ -201,7 +208,8 @@ impl Run<'_> {
             if let Ok(mut listing) = shared_listing.lock() {
                 *listing = listed.listing.clone();
             }
-            let keep = Keep::Unchanged { listed: &mut listed, skipped, canaries };
+            capture = CaptureWriter::begin(&self.repository, self.capture, self.previous.as_ref())?;
+            let keep = Keep::Unchanged { listed: &mut listed, skipped, canaries, capture: capture.clone() };
             selected = self.selected(previous, keep).await?;
             objects = match &mut selected {
                 Some(selected) => {
@@ -214,6 +222,7 @@ impl Run<'_> {
             if let Some(previous) = &self.previous {
                 selected = self.selected(previous, Keep::Nothing).await?;
             }
+            capture = CaptureWriter::begin(&self.repository, self.capture, self.previous.as_ref())?;
             let (stream, task) = list(self.corpus.clone(), shared_listing.clone(), self.sent.clone());
             (objects, lister) = (stream, Some(task));
         }
@@ -226,7 +235,8 @@ impl Run<'_> {
             canaries.keep(selected.canaries.rows());
         }
         events.progress(Stage::Read, kept_documents);
-        self.read(objects, &mut intake, &mut canaries).await?;
+        intake.versioned &= selected.as_ref().is_none_or(|s| s.versioned);
+        self.read(objects, &mut intake, &mut canaries, capture.as_ref()).await?;
         if let Some(lister) = lister {
             lister.await?;
         }
@@ -238,7 +248,7 @@ impl Run<'_> {
         }
         events.finish(Stage::Read, reading.elapsed().as_secs_f64());
         let listing = shared_listing.lock().map(|l| l.clone()).unwrap_or_default();
-        self.store(intake, canaries, selected, kept_documents, listing).await
+        self.store(intake, canaries, selected, kept_documents, listing, capture.as_deref()).await
     }
 
     /// Nothing is new: everything is shared with the previous snapshot.
@@ -252,6 +262,14 @@ impl Run<'_> {
             canaries: previous.canaries.clone(),
             skipped: previous.skipped.clone(),
             captured: previous.captured.clone(),
+            captured_totals: previous.captured.as_ref().map(|c| CaptureTotals {
+                objects: c.objects,
+                bytes: c.bytes,
+                ..CaptureTotals::default()
+            }),
+            cannot_restore: previous.cannot_restore.clone(),
+            reread: 0,
+            vanished: 0,
             changes: Changes { documents_unchanged: previous.counts.documents, ..Changes::default() },
             named: skipped,
             write_seconds: 0.0,
@@ -276,9 +294,11 @@ impl Run<'_> {
         objects: BoxStream<'static, Result<SourceObject>>,
         intake: &mut Intake,
         canaries: &mut CanaryPicker,
+        capture: Option<&Arc<CaptureWriter>>,
     ) -> Result<()> {
         let (events, cancel) = (&self.workspace.events, self.workspace.cancel.clone());
-        let mut documents = ingest(self.corpus.clone(), self.cutter.clone(), objects, cancel, self.times.clone());
+        let (corpus, cutter, capture) = (self.corpus.clone(), self.cutter.clone(), capture.cloned());
+        let mut documents = ingest(corpus, cutter, objects, cancel, self.times.clone(), capture);
         while let Some(item) = documents.recv().await {
             match item? {
                 Ingested::Document(document) => {
@@ -290,9 +310,22 @@ impl Run<'_> {
                     let SkippedDocument { path, line, reason } = intake.bad(&object, error)?;
                     events.send(Event::DocumentSkipped { uri: path, line, reason });
                 }
+                Ingested::Again { object } => {
+                    events.note(format!("{} changed while it was read", object.path));
+                    canaries.forget(&object.path);
+                    intake.voided.add(object);
+                }
+                Ingested::Vanished { object } => {
+                    // It was not there at the snapshot's point in time, or not any more at its end: either is true.
+                    intake.vanished += 1;
+                    if intake.vanished <= NAMED as u64 {
+                        events.note(format!("{} was deleted before it was read", object.path));
+                    }
+                }
             }
         }
-        intake.rows.seal()
+        intake.rows.seal()?;
+        intake.drop_voided()
     }
 
     /// Reads unchanged documents for canaries, until there are enough. One that cannot be read is passed over.
@@ -301,7 +334,7 @@ impl Run<'_> {
             self.sent.add(&object);
             let objects = stream::once(std::future::ready(Ok(object))).boxed();
             let (cutter, cancel) = (self.cutter.clone(), self.workspace.cancel.clone());
-            let mut documents = ingest(self.corpus.clone(), cutter, objects, cancel, self.times.clone());
+            let mut documents = ingest(self.corpus.clone(), cutter, objects, cancel, self.times.clone(), None);
             while let Some(item) = documents.recv().await {
                 if let Ingested::Document(document) = item? {
                     canaries.offer(&document);
@@ -321,6 +354,7 @@ impl Run<'_> {
         mut selected: Option<Selected>,
         kept_documents: u64,
         listing: Listing,
+        capture: Option<&CaptureWriter>,
     ) -> Result<Taken> {
         let (repository, events, cancel) = (&self.repository, &self.workspace.events, &self.workspace.cancel);
         let writing = Instant::now();
@@ -354,6 +388,10 @@ impl Run<'_> {
         let earlier = self.previous.as_ref().map(|p| &p.canaries);
         let canaries = canaries.store(repository, self.engine.clone(), &self.rules_fingerprint, earlier).await?;
         let skipped = intake.store_skipped(repository).await?;
+        let (captured, captured_totals) = match capture {
+            Some(capture) => capture.finish().await.map(|(captured, totals)| (Some(captured), Some(totals)))?,
+            None => (None, None),
+        };
         Ok(Taken {
             listing,
             counts: intake.counts,
@@ -361,7 +399,11 @@ impl Run<'_> {
             inventory,
             canaries,
             skipped,
-            captured: None,
+            captured,
+            captured_totals,
+            cannot_restore: cannot_restore(self.capture, intake.versioned),
+            reread: intake.voided.objects,
+            vanished: intake.vanished,
             changes,
             named: intake.skipped,
             write_seconds: writing.elapsed().as_secs_f64(),
@@ -397,7 +439,7 @@ impl Run<'_> {
                 objects: taken.listing.objects,
                 listing: taken.listing.digest(),
                 newest: taken.listing.newest,
-                reread: 0,
+                reread: taken.reread,
             },
             rules: self.rules.clone(),
             rules_fingerprint: self.rules_fingerprint,
@@ -411,10 +453,7 @@ impl Run<'_> {
             skipped: taken.skipped,
             target,
             golden_baseline,
-            cannot_restore: vec![
-                "the documents themselves: this snapshot refers to the corpus, which must keep them".to_owned(),
-                "access keys and passwords of the target: they are never recorded".to_owned(),
-            ],
+            cannot_restore: taken.cannot_restore,
             previous: self.previous.as_ref().map(|m| m.id.clone()),
             tags,
             captured: taken.captured,
@@ -440,6 +479,10 @@ impl Run<'_> {
             chunks: counts.chunks,
             tokens: counts.tokens,
             bytes: counts.bytes,
+            capture: self.capture,
+            captured: taken.captured_totals,
+            objects_reread: taken.reread,
+            objects_vanished: taken.vanished,
             buckets: 1 << taken.bits,
             canaries: manifest.canaries.rows.unwrap_or(0),
             golden_queries: manifest.golden_baseline.as_ref().map_or(0, |b| b.queries.len() as u64),

@@ -1,12 +1,14 @@
 //! Which documents of the previous snapshot are kept as they are, and which objects must be read.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::base::{is_racy, racy_from};
 use super::canary::Kept as KeptCanaries;
 use super::listing::Listed;
 use crate::aside::{Aside, PARTITIONS, partition_of};
 use crate::cancel::Cancel;
+use crate::capture::CaptureWriter;
 use crate::corpus::SourceObject;
 use crate::diff::{Compared, DocumentState, Verdict, compare};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +27,8 @@ pub(super) struct Selected {
     /// Bad records of unchanged objects: they stay left out.
     pub(super) skipped: Vec<SkippedDocument>,
     pub(super) canaries: KeptCanaries,
+    /// Whether every kept document has a version that can be asked for later.
+    pub(super) versioned: bool,
 }
 
 /// Which rows of one bucket are kept, one bit each.
@@ -59,7 +63,13 @@ impl KeptRows {
 /// How documents are taken over: with `Nothing` all is read again, and the previous documents only tell what moved.
 pub(super) enum Keep<'a> {
     Nothing,
-    Unchanged { listed: &'a mut Listed, skipped: Vec<SkippedDocument>, canaries: KeptCanaries },
+    Unchanged {
+        listed: &'a mut Listed,
+        skipped: Vec<SkippedDocument>,
+        canaries: KeptCanaries,
+        /// Keeps its own copies of what is kept.
+        capture: Option<Arc<CaptureWriter>>,
+    },
 }
 
 /// Goes through the previous snapshot's documents.
@@ -69,9 +79,9 @@ pub(super) async fn select(
     keep: Keep<'_>,
     cancel: &Cancel,
 ) -> Result<Selected> {
-    let (listed, skipped, canaries) = match keep {
-        Keep::Nothing => (None, Vec::new(), KeptCanaries::default()),
-        Keep::Unchanged { listed, skipped, canaries } => (Some(listed), skipped, canaries),
+    let (listed, skipped, canaries, capture) = match keep {
+        Keep::Nothing => (None, Vec::new(), KeptCanaries::default(), None),
+        Keep::Unchanged { listed, skipped, canaries, capture } => (Some(listed), skipped, canaries, capture),
     };
     let mut select = Select {
         racy_from: racy_from(previous),
@@ -85,7 +95,9 @@ pub(super) async fn select(
             to_read: Aside::new(PARTITIONS)?,
             skipped: Vec::new(),
             canaries,
+            versioned: true,
         },
+        capture,
     };
     compare(repository, previous, listed, cancel, &mut select).await?;
     let Select { mut selected, records, .. } = select;
@@ -104,12 +116,13 @@ struct Select {
     /// Record files met so far, and whether their documents are kept.
     records: BTreeMap<String, bool>,
     selected: Selected,
+    capture: Option<Arc<CaptureWriter>>,
 }
 
 impl Select {
     /// Every object whose documents are kept without reading it passes here once.
-    fn keep_object(&mut self, _object: &SourceObject) -> Result<()> {
-        Ok(())
+    fn keep_object(&mut self, object: &SourceObject, records: bool) -> Result<()> {
+        self.capture.as_ref().map_or(Ok(()), |capture| capture.keep(&object.path, records))
     }
 
     /// Every object that must be read passes here once.
@@ -137,7 +150,7 @@ impl Select {
             }
         }
         if keep {
-            self.keep_object(now)?;
+            self.keep_object(now, row.line.is_some())?;
         } else {
             self.read_object(now)?;
         }
@@ -164,6 +177,7 @@ impl Compared for Select {
             selected.counts.chunks += u64::from(row.chunks);
             selected.counts.tokens += row.tokens;
             selected.counts.bytes += row.bytes;
+            selected.versioned &= row.object.version.is_some();
             selected.canaries.document(&row);
         } else {
             kept.dropped += 1;

@@ -704,7 +704,8 @@ fn memory_does_not_grow_with_the_listing() {
         let mut listed = super::Listed::new(&corpus, &cancel).await.unwrap();
         assert_eq!(listed.listing.objects, MANY);
         let after_listing = crate::measure::anonymous_rss_bytes();
-        let keep = Keep::Unchanged { listed: &mut listed, skipped: Vec::new(), canaries: Default::default() };
+        let keep =
+            Keep::Unchanged { listed: &mut listed, skipped: Vec::new(), canaries: Default::default(), capture: None };
         let selected = select(&repository, &manifest, keep, &cancel).await.unwrap();
         assert_eq!((selected.to_read.len(), selected.counts.documents), (MANY, 0));
         let sent = Arc::default();

@@ -2,6 +2,7 @@
 //! with the real model.
 
 mod bad_input;
+mod capture;
 mod common;
 mod encryption;
 mod formats;

@@ -10,7 +10,7 @@ use super::jsonl::refuse_wide;
 use super::{Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) fn read(source: &Source<'_>, reader: Box<dyn BufRead + Send>, sink: &mut Sink<'_>) -> Result<()> {
+pub(super) fn read(source: &Source<'_>, reader: &mut (dyn BufRead + Send), sink: &mut Sink<'_>) -> Result<()> {
     source.check_encoding()?;
     let failed = |e: io::Error| place::read_failed(&source.object.path, e);
     let delimiter = source.settings.delimiter.as_bytes().first().copied().unwrap_or(b',');
@@ -53,7 +53,7 @@ pub(super) fn read(source: &Source<'_>, reader: Box<dyn BufRead + Send>, sink: &
     Ok(())
 }
 
-fn document(source: &Source<'_>, names: &[String], rows: &Rows) -> Result<crate::corpus::Document> {
+fn document(source: &Source<'_>, names: &[String], rows: &Rows<'_>) -> Result<crate::corpus::Document> {
     let mut record = Map::with_capacity(names.len());
     for (name, field) in names.iter().zip(rows.fields()) {
         let text = source.decode(field).map_err(|e| source.at(rows.start, e.with("column", name)))?;
@@ -72,8 +72,8 @@ enum Row {
 }
 
 /// Reads one row at a time, with a bound on what is held.
-struct Rows {
-    reader: Box<dyn BufRead + Send>,
+struct Rows<'r> {
+    reader: &'r mut (dyn BufRead + Send),
     core: Reader,
     output: Vec<u8>,
     ends: Vec<usize>,
@@ -86,8 +86,8 @@ struct Rows {
     most: u64,
 }
 
-impl Rows {
-    fn new(reader: Box<dyn BufRead + Send>, delimiter: u8, most: u64) -> Self {
+impl<'r> Rows<'r> {
+    fn new(reader: &'r mut (dyn BufRead + Send), delimiter: u8, most: u64) -> Self {
         let core = ReaderBuilder::new().delimiter(delimiter).build();
         Self { reader, core, output: Vec::new(), ends: Vec::new(), start: 1, line: 1, bytes: 0, found: 0, most }
     }

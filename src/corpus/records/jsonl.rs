@@ -8,12 +8,12 @@ use super::super::place;
 use super::{Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) fn read(source: &Source<'_>, mut reader: Box<dyn BufRead + Send>, sink: &mut Sink<'_>) -> Result<()> {
+pub(super) fn read(source: &Source<'_>, reader: &mut (dyn BufRead + Send), sink: &mut Sink<'_>) -> Result<()> {
     source.check_encoding()?;
     let mut line = Vec::new();
     let mut number = 0;
     while !sink.closed {
-        let read = next_line(&mut *reader, &mut line, source.max_bytes);
+        let read = next_line(reader, &mut line, source.max_bytes);
         let Some(fits) = read.map_err(|e| place::read_failed(&source.object.path, e))? else { break };
         number += 1;
         if !fits {

@@ -4,6 +4,9 @@ mod csv;
 mod jsonl;
 mod parquet;
 
+use std::io::BufRead;
+
+use ::parquet::arrow::async_reader::AsyncFileReader;
 use encoding_rs::Encoding;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -12,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::document::{Document, SourceObject};
 use super::extract::{self, Fields};
-use super::place::Place;
+use super::read::Reading;
 use super::select::{PathPattern, record_format};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, fingerprint};
@@ -33,24 +36,21 @@ pub(super) struct Source<'a> {
 
 /// Hands documents on in small batches.
 pub(super) struct Sink<'a> {
-    out: &'a mpsc::Sender<Vec<Result<Document>>>,
-    batch: Vec<Result<Document>>,
+    out: &'a mpsc::Sender<Vec<Result<Reading>>>,
+    batch: Vec<Result<Reading>>,
     bytes: usize,
     /// Nobody listens any more.
     closed: bool,
-    /// Version of the object, for every document of it.
-    version: Option<String>,
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(out: &'a mpsc::Sender<Vec<Result<Document>>>) -> Self {
-        Self { out, batch: Vec::new(), bytes: 0, closed: false, version: None }
+    pub(super) fn new(out: &'a mpsc::Sender<Vec<Result<Reading>>>) -> Self {
+        Self { out, batch: Vec::new(), bytes: 0, closed: false }
     }
 
     fn push(&mut self, item: Result<Document>) {
-        let item = item.map(|document| Document { version: self.version.clone(), ..document });
         self.bytes += item.as_ref().map_or(0, |d| d.text.len());
-        self.batch.push(item);
+        self.batch.push(item.map(Reading::Document));
         if self.bytes >= BATCH_BYTES || self.batch.len() >= BATCH_DOCUMENTS {
             self.flush();
         }
@@ -85,30 +85,33 @@ pub(super) fn check(entry: &RecordSettings) -> Result<()> {
     Ok(())
 }
 
-/// Reads all records. Blocking.
-pub(super) fn read(source: &Source<'_>, place: &Place, handle: &Handle, sink: &mut Sink<'_>) -> Result<()> {
-    let path = &source.object.path;
-    let Some(format) = source.settings.format.or_else(|| record_format(path)) else {
-        return Err(Error::new(ErrorKind::Configuration, "the format of a record file is not known")
+/// The format of a record file.
+pub(super) fn format(settings: &RecordSettings, path: &str) -> Result<RecordFormat> {
+    settings.format.or_else(|| record_format(path)).ok_or_else(|| {
+        Error::new(ErrorKind::Configuration, "the format of a record file is not known")
             .with("file", path)
-            .guidance("set `format` in its `[[corpus.records]]` entry to `jsonl`, `csv` or `parquet`"));
-    };
-    match format {
-        RecordFormat::Jsonl | RecordFormat::Csv => {
-            let (reader, read) = place.reader(source.object, handle)?;
-            sink.version = read.version;
-            if format == RecordFormat::Jsonl {
-                jsonl::read(source, reader, sink)
-            } else {
-                csv::read(source, reader, sink)
-            }
-        }
-        RecordFormat::Parquet => {
-            let (reader, read) = place.parquet(source.object, handle)?;
-            sink.version = read.version;
-            parquet::read(source, reader, handle, sink)
-        }
-    }
+            .guidance("set `format` in its `[[corpus.records]]` entry to `jsonl`, `csv` or `parquet`")
+    })
+}
+
+/// Reads all records from a stream of bytes. Blocking.
+pub(super) fn read(
+    source: &Source<'_>,
+    format: RecordFormat,
+    reader: &mut (dyn BufRead + Send),
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    if format == RecordFormat::Csv { csv::read(source, reader, sink) } else { jsonl::read(source, reader, sink) }
+}
+
+/// Reads all records of a Parquet file. Blocking.
+pub(super) fn read_parquet(
+    source: &Source<'_>,
+    reader: Box<dyn AsyncFileReader>,
+    handle: &Handle,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    parquet::read(source, reader, handle, sink)
 }
 
 impl Source<'_> {
@@ -207,7 +210,6 @@ impl Source<'_> {
             metadata: fields.metadata,
             bytes,
             text,
-            version: None,
         })
     }
 
