@@ -8,10 +8,9 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
 use serde::{Deserialize, Serialize};
 
-use super::table::{self, Table, column, damaged, digest_at};
+use super::table::{self, Table, TableWriter, column, damaged, digest_at};
 use crate::error::{Error, Result};
 use crate::ids::Digest;
 use crate::repository::{Captured, ObjectRef, Repository, path};
@@ -169,7 +168,7 @@ pub(super) struct IndexWriter<'a> {
     /// Partitions per object.
     span: u32,
     objects: Vec<ObjectRef>,
-    open: Option<(ArrowWriter<Vec<u8>>, u32, u32, u64)>,
+    open: Option<(TableWriter, u32, u32, u64)>,
 }
 
 impl<'a> IndexWriter<'a> {
@@ -195,14 +194,13 @@ impl<'a> IndexWriter<'a> {
             }
         };
         writer.write(&to_batch(rows, partition)?)?;
-        writer.flush()?;
         self.open = Some((writer, first, partition, count + rows.len() as u64));
         Ok(())
     }
 
     async fn close(&mut self) -> Result<()> {
         let Some((writer, first, last, rows)) = self.open.take() else { return Ok(()) };
-        let mut object = self.repository.put_content(path::CAPTURED, "parquet", writer.into_inner()?.into()).await?;
+        let mut object = self.repository.put_content(path::CAPTURED, "parquet", writer.finish()?).await?;
         object.rows = Some(rows);
         object.buckets = Some((first, last));
         self.objects.push(object);

@@ -6,9 +6,8 @@ use arrow::array::{ArrayRef, BinaryArray, FixedSizeBinaryArray, RecordBatch, UIn
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 
-use super::table::{self, Table, damaged};
+use super::table::{self, Table, TableWriter, damaged};
 use crate::error::Result;
 use crate::ids::Digest;
 use crate::repository::{Repository, path};
@@ -30,7 +29,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 
 /// A pack that is being filled.
 pub(super) struct PackBuilder {
-    writer: ArrowWriter<Vec<u8>>,
+    writer: TableWriter,
     blobs: Vec<u8>,
     ends: Vec<i32>,
     content: Vec<u8>,
@@ -81,8 +80,7 @@ impl PackBuilder {
             Arc::new(BinaryArray::try_new(offsets, Buffer::from_vec(content), None)?),
         ];
         self.ends.clear();
-        self.writer.write(&RecordBatch::try_new(SCHEMA.clone(), columns)?)?;
-        Ok(self.writer.flush()?)
+        self.writer.write(&RecordBatch::try_new(SCHEMA.clone(), columns)?)
     }
 
     /// Whether it should be closed.
@@ -93,7 +91,7 @@ impl PackBuilder {
     /// The file, and the number of blobs in it.
     pub(super) fn finish(mut self) -> Result<(Bytes, u64)> {
         self.flush()?;
-        Ok((self.writer.into_inner()?.into(), u64::from(self.rows)))
+        Ok((self.writer.finish()?, u64::from(self.rows)))
     }
 }
 

@@ -12,7 +12,7 @@ use parquet::schema::types::ColumnPath;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::repository::Repository;
+use crate::repository::{FileWriterSeal, Repository};
 
 /// Bytes that are set aside for a file that is being written.
 const ROOM: usize = 1 << 20;
@@ -21,17 +21,21 @@ const ROOM: usize = 1 << 20;
 /// repeat, `plain` and `random`, get neither a dictionary nor statistics, which would repeat their values; `random` ones are
 /// not compressed either.
 pub(super) fn writer(
-    _repository: &Repository,
-    _folder: &str,
+    repository: &Repository,
+    folder: &str,
     schema: SchemaRef,
     plain: &[&str],
     random: &[&str],
-) -> Result<ArrowWriter<Vec<u8>>> {
+) -> Result<TableWriter> {
+    let seal = repository.file_seal(folder)?.begin()?;
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_max_row_group_row_count(None)
         .set_offset_index_disabled(true)
         .set_statistics_enabled(EnabledStatistics::Chunk);
+    if let Some(encryption) = seal.properties() {
+        properties = properties.with_file_encryption_properties(encryption);
+    }
     for name in plain.iter().chain(random) {
         let column = ColumnPath::new(name.split('.').map(str::to_owned).collect());
         if random.contains(name) {
@@ -43,7 +47,31 @@ pub(super) fn writer(
     }
     // The types of Parquet say all that is needed; those of Arrow, which may be stored beside them, are not looked at either.
     let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-    Ok(ArrowWriter::try_new_with_options(Vec::with_capacity(ROOM), schema, options)?)
+    Ok(TableWriter { writer: ArrowWriter::try_new_with_options(Vec::with_capacity(ROOM), schema, options)?, seal })
+}
+
+/// A file that is being written, encrypted where the repository is.
+pub(super) struct TableWriter {
+    writer: ArrowWriter<Vec<u8>>,
+    seal: FileWriterSeal,
+}
+
+impl TableWriter {
+    /// Adds a row group.
+    pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.writer.write(rows)?;
+        Ok(self.writer.flush()?)
+    }
+
+    /// Bytes of the closed row groups.
+    pub(super) fn bytes_written(&self) -> usize {
+        self.writer.bytes_written()
+    }
+
+    /// The file.
+    pub(super) fn finish(self) -> Result<Bytes> {
+        self.seal.finish(self.writer.into_inner()?)
+    }
 }
 
 /// An open file.
@@ -58,8 +86,9 @@ impl Table {
     ///
     /// # Errors
     /// `Damaged` when it is no such file.
-    pub(super) fn open(_repository: &Repository, _folder: &str, bytes: Bytes, schema: &SchemaRef) -> Result<Self> {
-        let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new().with_skip_arrow_metadata(true))?;
+    pub(super) fn open(repository: &Repository, folder: &str, bytes: Bytes, schema: &SchemaRef) -> Result<Self> {
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata = repository.file_seal(folder)?.metadata(&bytes, options)?;
         if metadata.schema().fields() != schema.fields() {
             return Err(damaged("the columns of a Parquet object are not those it should have"));
         }

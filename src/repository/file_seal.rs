@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::encryption::decrypt::{FileDecryptionProperties, KeyRetriever};
 use parquet::encryption::encrypt::FileEncryptionProperties;
 use parquet::errors::ParquetError;
@@ -55,7 +55,13 @@ impl FileSeal {
     /// A reader of the bytes, which are what was written to the last bit. A file that is not encrypted is refused
     /// where all are.
     pub fn reader(&self, bytes: Bytes) -> Result<ParquetRecordBatchReaderBuilder<Bytes>> {
-        let Some((keys, place)) = &self.0 else { return Ok(ParquetRecordBatchReaderBuilder::try_new(bytes)?) };
+        let metadata = self.metadata(&bytes, ArrowReaderOptions::new())?;
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata))
+    }
+
+    /// What a reader of the bytes needs to know, for several readers of one file.
+    pub(crate) fn metadata(&self, bytes: &Bytes, options: ArrowReaderOptions) -> Result<ArrowReaderMetadata> {
+        let Some((keys, place)) = &self.0 else { return Ok(ArrowReaderMetadata::load(bytes, options)?) };
         if !(bytes.starts_with(MAGIC) && bytes.ends_with(MAGIC)) {
             return Err(Error::new(ErrorKind::Damaged, "it is not encrypted as everything in this repository is"));
         }
@@ -68,8 +74,8 @@ impl FileSeal {
         let decryption = FileDecryptionProperties::with_key_retriever(retriever.clone())
             .with_aad_prefix(place.clone().into_bytes())
             .build()?;
-        let options = ArrowReaderOptions::new().with_file_decryption_properties(decryption);
-        ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options).map_err(|e| {
+        let options = options.with_file_decryption_properties(decryption);
+        ArrowReaderMetadata::load(bytes, options).map_err(|e| {
             let failure = retriever.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
             failure.unwrap_or_else(|| Error::from(e))
         })
