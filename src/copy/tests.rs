@@ -176,7 +176,7 @@ impl fmt::Display for Shaky {
 impl ObjectStore for Shaky {
     async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
         let lives = self.step()?;
-        if !lives && self.operations.load(Ordering::SeqCst) % 2 == 0 {
+        if !lives && self.operations.load(Ordering::SeqCst).is_multiple_of(2) {
             return Err(Self::broken());
         }
         let payload = if self.flips.fetch_sub(1, Ordering::SeqCst) > 0 {

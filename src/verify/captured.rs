@@ -88,8 +88,10 @@ mod tests {
     use crate::ids::Digest;
     use crate::repository::ObjectRef;
 
+    type Blobs<'a> = &'a [(u32, u32, u64)];
+
     /// An index of objects, each with its size and blobs of (pack, row, bytes).
-    fn index(objects: &[(u64, &[(u32, u32, u64)])]) -> Bytes {
+    fn index(objects: &[(u64, Blobs<'_>)]) -> Bytes {
         let fields = Fields::from(vec![
             Field::new("bytes", DataType::UInt64, false),
             Field::new("pack", DataType::UInt32, false),

@@ -50,7 +50,7 @@ impl FromStr for Subset {
         };
         let amount: f64 = digits.trim().parse().map_err(|_| wrong())?;
         let bytes = amount * (1u64 << shift) as f64;
-        if bytes >= 1.0 && bytes < 1e18 { Ok(Self::Bytes(bytes as u64)) } else { Err(wrong()) }
+        if (1.0..1e18).contains(&bytes) { Ok(Self::Bytes(bytes as u64)) } else { Err(wrong()) }
     }
 }
 
