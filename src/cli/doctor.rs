@@ -35,7 +35,9 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<u8> {
         checks.push(repository(&workspace).await);
         checks.extend(repository_store(&workspace).await);
         for replica in &workspace.pipeline.repository.replicas {
-            checks.extend(written_store(&format!("replica {}", replica.name), &replica.url, &replica.store, &workspace).await);
+            checks.extend(
+                written_store(&format!("replica {}", replica.name), &replica.url, &replica.store, &workspace).await,
+            );
         }
         checks.push(target(&workspace).await);
     }
@@ -154,7 +156,9 @@ fn probed(name: &str, probes: Vec<Probe>) -> Vec<Check> {
             // Credentials that only add are a good thing to take snapshots with.
             Err(e) if operation == "delete" && e.kind() == ErrorKind::Denied => Check::skipped(
                 name,
-                format!("not allowed: snapshots work, `forget`, `prune` and drills need credentials that may delete ({e})"),
+                format!(
+                    "not allowed: snapshots work, `forget`, `prune` and drills need credentials that may delete ({e})"
+                ),
             ),
             Err(e) => bad(&name, &e),
         }

@@ -5,6 +5,11 @@ use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
+use super::document::SourceObject;
+use super::walk;
+use crate::error::{Error, ErrorKind, Result};
+pub(super) use crate::store::display;
+use crate::store::{self, Opened};
 use bytes::{Buf, Bytes};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -15,11 +20,6 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use tokio::runtime::Handle;
-use super::document::SourceObject;
-use super::walk;
-use crate::error::{Error, ErrorKind, Result};
-pub(super) use crate::store::display;
-use crate::store::{self, Opened};
 
 /// Where the objects are.
 #[derive(Debug, Clone)]
@@ -239,7 +239,11 @@ impl StoreReader {
     /// Goes on where the answer broke off, if the object is still the same one.
     fn resume(&mut self, e: object_store::Error) -> object_store::Result<()> {
         let same = self.etag.is_some() || self.version.is_some();
-        if !same || self.range.is_empty() || self.resumed == RESUMES || matches!(e, object_store::Error::Precondition { .. }) {
+        if !same
+            || self.range.is_empty()
+            || self.resumed == RESUMES
+            || matches!(e, object_store::Error::Precondition { .. })
+        {
             return Err(e);
         }
         self.resumed += 1;

@@ -592,7 +592,11 @@ mod tests {
         let replica = |name: &str, url: &str, store: &str| {
             format!("[[repository.replicas]]\nname='{name}'\nurl='{url}'\nstore={{{store}}}\n")
         };
-        let good = [replica("a", "s3://other/x", ""), replica("b", "/r", ""), replica("c", "s3://backup/x", "endpoint='https://h'")];
+        let good = [
+            replica("a", "s3://other/x", ""),
+            replica("b", "/r", ""),
+            replica("c", "s3://backup/x", "endpoint='https://h'"),
+        ];
         assert_eq!(with_toml(&good.concat()).unwrap(), Vec::<String>::new());
         for (replicas, key) in [
             (replica("a b", "/r", ""), "repository.replicas.0.name"),

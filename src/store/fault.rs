@@ -286,7 +286,9 @@ impl Answer<'_> {
         // Stores have no code of their own for an object that is kept: these words are all there is.
         let kept = ["object lock", "WORM", "retention", "legal hold"].iter().any(|w| message.contains(w));
         Some(match code {
-            "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" | "InvalidRegion" => R::Region,
+            "PermanentRedirect" | "TemporaryRedirect" | "IllegalLocationConstraintException" | "InvalidRegion" => {
+                R::Region
+            }
             "AuthorizationHeaderMalformed" if region.is_some() => R::Region,
             "RequestTimeTooSkewed" | "RequestExpired" => R::Clock,
             "AuthorizationHeaderMalformed"
@@ -302,7 +304,11 @@ impl Answer<'_> {
             | "AuthenticationRequired"
             | "UnrecognizedClientException"
             | "InvalidClientTokenId" => {
-                if self.skewed() { R::Clock } else { R::Credentials }
+                if self.skewed() {
+                    R::Clock
+                } else {
+                    R::Credentials
+                }
             }
             "NoSuchBucket" | "ContainerNotFound" | "NoSuchContainer" => {
                 let named = element(self.body, "BucketName");
@@ -319,8 +325,13 @@ impl Answer<'_> {
             | "RetentionPolicyNotMet" => R::Locked,
             "AccessDenied" | "InvalidRequest" if kept => R::Locked,
             "ConditionalRequestConflict" | "OperationAborted" => R::Conflict,
-            "SlowDown" | "ServerBusy" | "RequestLimitExceeded" | "ThrottlingException" | "TooManyRequests"
-            | "SlowDownRead" | "SlowDownWrite" => R::Throttled,
+            "SlowDown"
+            | "ServerBusy"
+            | "RequestLimitExceeded"
+            | "ThrottlingException"
+            | "TooManyRequests"
+            | "SlowDownRead"
+            | "SlowDownWrite" => R::Throttled,
             "XMinioStorageFull" | "QuotaExceeded" | "InsufficientStorage" => R::Full,
             "RequestTimeout" | "InternalError" | "IncompleteBody" | "BadDigest" => R::Unavailable,
             "NotImplemented" if self.operation == Operation::Write => R::NoConditions,
@@ -370,7 +381,8 @@ fn words(body: &str) -> (String, String) {
 pub(super) fn element(body: &str, name: &str) -> Option<String> {
     let start = body.find(&format!("<{name}>"))? + name.len() + 2;
     let end = start + body[start..].find(&format!("</{name}>"))?;
-    let text = body[start..end].replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
+    let text =
+        body[start..end].replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
     let text = text.replace("&#39;", "'").replace("&#34;", "\"").replace("&amp;", "&");
     Some(text).filter(|t| !t.is_empty())
 }
@@ -408,10 +420,24 @@ mod tests {
         use ErrorKind as K;
         use Operation as O;
         for (operation, status, body, kind, transient, says) in [
-            (O::List, 400, xml("AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), K::Configuration, false, "region"),
+            (
+                O::List,
+                400,
+                xml("AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"),
+                K::Configuration,
+                false,
+                "region",
+            ),
             (O::List, 301, String::new(), K::Configuration, false, "region"),
             (O::Read, 403, xml("InvalidAccessKeyId", ""), K::Denied, false, "credentials"),
-            (O::Read, 403, xml("SignatureDoesNotMatch", "<StringToSign>hunter2</StringToSign>"), K::Denied, false, "credentials"),
+            (
+                O::Read,
+                403,
+                xml("SignatureDoesNotMatch", "<StringToSign>hunter2</StringToSign>"),
+                K::Denied,
+                false,
+                "credentials",
+            ),
             (O::Read, 401, String::new(), K::Denied, false, "credentials"),
             (O::Read, 403, xml("RequestTimeTooSkewed", ""), K::Configuration, false, "clock"),
             (O::List, 404, xml("NoSuchBucket", "<BucketName>b</BucketName>"), K::NotFound, false, "bucket"),
@@ -427,9 +453,23 @@ mod tests {
             (O::Write, 500, xml("InternalError", ""), K::Storage, true, "failed"),
             (O::Write, 409, xml("ConditionalRequestConflict", ""), K::Storage, true, "another write"),
             (O::Write, 507, xml("XMinioStorageFull", ""), K::StorageFull, false, "room"),
-            (O::Read, 400, "Client sent an HTTP request to an HTTPS server.\n".to_owned(), K::Configuration, false, "secure"),
+            (
+                O::Read,
+                400,
+                "Client sent an HTTP request to an HTTPS server.\n".to_owned(),
+                K::Configuration,
+                false,
+                "secure",
+            ),
             (O::Credentials, 404, String::new(), K::Denied, false, "no credentials"),
-            (O::Credentials, 400, r#"{"error":"invalid_grant","error_description":"no"}"#.to_owned(), K::Denied, false, "no credentials"),
+            (
+                O::Credentials,
+                400,
+                r#"{"error":"invalid_grant","error_description":"no"}"#.to_owned(),
+                K::Denied,
+                false,
+                "no credentials",
+            ),
         ] {
             let e = answer(operation, status, &body).unwrap_or_else(|| panic!("{status} {body}"));
             let text = format!("{e} {e:?} {:?}", e.causes());

@@ -74,6 +74,8 @@ pub(super) struct Connector {
     pub(super) bucket: Option<String>,
     pub(super) timeout: Duration,
     pub(super) permits: Arc<Semaphore>,
+    /// Whether the machine's metadata may be asked in another way when it refuses the first.
+    pub(super) second_way: bool,
     pub(super) clock: Clock,
     pub(super) state: Arc<State>,
 }
@@ -146,7 +148,7 @@ impl Service {
             let body = Patient { inner: body, limit, wait: None, target: target.clone() };
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
         }
-        if target.operation == Operation::Credentials && status == 403 {
+        if target.operation == Operation::Credentials && status == 403 && self.shared.second_way {
             // The machine's metadata may refuse one way of asking; object_store then tries the other.
             return Ok(response);
         }
@@ -218,8 +220,7 @@ impl Service {
     /// Whether the store never answered, and was asked as often as makes sense then.
     fn tried_enough(&self) -> bool {
         let state = &self.shared.state;
-        !state.answered.load(Ordering::Relaxed)
-            && state.failed_first.fetch_add(1, Ordering::Relaxed) + 1 >= FIRST_TRIES
+        !state.answered.load(Ordering::Relaxed) && state.failed_first.fetch_add(1, Ordering::Relaxed) + 1 >= FIRST_TRIES
     }
 }
 
@@ -281,8 +282,14 @@ impl Target {
 fn gives_credentials(host: &str) -> bool {
     host.starts_with("169.254.")
         || host.starts_with("sts.")
-        || ["metadata", "metadata.google.internal", "oauth2.googleapis.com", "accounts.google.com", "iamcredentials.googleapis.com"]
-            .contains(&host)
+        || [
+            "metadata",
+            "metadata.google.internal",
+            "oauth2.googleapis.com",
+            "accounts.google.com",
+            "iamcredentials.googleapis.com",
+        ]
+        .contains(&host)
         || host.ends_with(".microsoftonline.com")
 }
 

@@ -26,8 +26,10 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
+use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
@@ -72,9 +74,9 @@ impl Remote {
 /// `Configuration` when the URL or a setting cannot be used; the URL in it is without secrets.
 pub(crate) fn open(text: &str, base: &FilePath, options: &[(String, String)]) -> Result<Opened> {
     let wrong = |what: &str| {
-        Error::new(ErrorKind::Configuration, what)
-            .with("url", display(text))
-            .guidance("give a directory, or a URL such as s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+        Error::new(ErrorKind::Configuration, what).with("url", display(text)).guidance(
+            "give a directory, or a URL such as s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+        )
     };
     if text.trim().is_empty() {
         return Err(wrong("the location is empty"));
@@ -107,6 +109,21 @@ pub(crate) fn open(text: &str, base: &FilePath, options: &[(String, String)]) ->
         })?
     };
     Ok(Opened::Remote(Remote { store, prefix, kind, clock }))
+}
+
+/// Opens a directory (relative to `base`) or a URL as a store of its own, for programs that use the library.
+///
+/// # Errors
+/// `Configuration` when the URL or a setting cannot be used; others when a directory is not there or cannot be read.
+pub fn connect(url: &str, base: &FilePath, options: &[(String, String)]) -> Result<Arc<dyn ObjectStore>> {
+    Ok(match open(url, base, options)? {
+        Opened::Directory(directory) => {
+            let store = LocalFileSystem::new_with_prefix(&directory)
+                .map_err(|e| Error::from(e).with("url", display(url)).with("directory", directory.display()))?;
+            Arc::new(store)
+        }
+        Opened::Remote(remote) => Arc::new(PrefixStore::new(remote.store, remote.prefix)),
+    })
 }
 
 enum Failure {
@@ -147,6 +164,7 @@ fn build(kind: StoreKind, url: &Url, mut resolved: Resolved, clock: Clock) -> Re
         bucket: bucket.clone(),
         timeout: resolved.client.timeout,
         permits: Arc::new(tokio::sync::Semaphore::new(resolved.client.concurrency)),
+        second_way: resolved.is_set("imdsv1_fallback"),
         clock,
         state: Arc::default(),
     };
@@ -159,7 +177,13 @@ fn build(kind: StoreKind, url: &Url, mut resolved: Resolved, clock: Clock) -> Re
                     resolved.set("endpoint", endpoint);
                 }
             }
-            built!(AmazonS3Builder::new().with_url(text), resolved, connector, plain, object_store::aws::AmazonS3ConfigKey)
+            built!(
+                AmazonS3Builder::new().with_url(text),
+                resolved,
+                connector,
+                plain,
+                object_store::aws::AmazonS3ConfigKey
+            )
         }
         StoreKind::Gcs => {
             if let Some(endpoint) = resolved.get("endpoint").map(str::to_owned) {
@@ -197,7 +221,8 @@ fn build(kind: StoreKind, url: &Url, mut resolved: Resolved, clock: Clock) -> Re
 fn addressed(endpoint: &str, bucket: &str, virtual_hosted: bool) -> Result<Option<String>, Failure> {
     let Ok(mut url) = Url::parse(endpoint) else { return Ok(None) };
     let Some(host) = url.host_str().map(str::to_owned) else { return Ok(None) };
-    let has_bucket = host.split_once('.').is_some_and(|(first, _)| first == bucket) || host.starts_with(&format!("{bucket}."));
+    let has_bucket =
+        host.split_once('.').is_some_and(|(first, _)| first == bucket) || host.starts_with(&format!("{bucket}."));
     match (virtual_hosted, has_bucket) {
         (false, true) => Err(Failure::Said(format!(
             "the endpoint's host name begins with the bucket `{bucket}`: leave that away, or set virtual_hosted_style_request = \"true\""

@@ -209,7 +209,8 @@ impl StoreKind {
 }
 
 const SECRET_HERE: &str = "a secret stands in the pipeline itself";
-const REFER: &str = "refer to it: env:NAME, file:PATH or cmd:COMMAND; and replace the secret, for it has been written down";
+const REFER: &str =
+    "refer to it: env:NAME, file:PATH or cmd:COMMAND; and replace the secret, for it has been written down";
 
 /// What is wrong with one setting: the key, what, what to do.
 pub(crate) type Wrong = (String, String, String);
@@ -243,9 +244,7 @@ pub(crate) fn check<'a>(kind: StoreKind, settings: impl Iterator<Item = (&'a Str
             say(SECRET_HERE.to_owned(), REFER.to_owned());
         } else if name == "proxy_url" && value.contains('@') && !reference {
             say("the proxy's URL holds a user name or password".to_owned(), "refer to it: env:NAME".to_owned());
-        } else if !reference
-            && let Err(next) = check_value(name, value)
-        {
+        } else if !reference && let Err(next) = check_value(name, value) {
             say("this is not a usable value".to_owned(), next);
         }
     }
@@ -409,7 +408,8 @@ impl Resolved {
             ] {
                 let explicit = name == first && !has_prefix(kind, key);
                 if explicit {
-                    let environment = |k: &str| options.iter().any(|(o, _)| !has_prefix(kind, o) && kind.canonical(o) == Some(k));
+                    let environment =
+                        |k: &str| options.iter().any(|(o, _)| !has_prefix(kind, o) && kind.canonical(o) == Some(k));
                     this.pairs.retain(|(k, _)| !others.contains(k) || environment(k));
                 }
             }
@@ -419,7 +419,9 @@ impl Resolved {
         let mut client = Client::default();
         for (name, value) in &this.pairs {
             check_value(name, value).map_err(|next| {
-                Error::new(ErrorKind::Configuration, "a setting of the store is not usable").with("key", name).guidance(next)
+                Error::new(ErrorKind::Configuration, "a setting of the store is not usable")
+                    .with("key", name)
+                    .guidance(next)
             })?;
             match *name {
                 "connect_timeout" => client.connect_timeout = duration(value).unwrap_or(client.connect_timeout),
@@ -535,7 +537,9 @@ mod tests {
 
     #[test]
     fn times_are_read_as_people_write_them() {
-        for (text, milliseconds) in [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("30 seconds", 30_000), ("7", 7_000)] {
+        for (text, milliseconds) in
+            [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("30 seconds", 30_000), ("7", 7_000)]
+        {
             assert_eq!(duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
         }
         for text in ["", "s", "1 fortnight", "-1s", "0", "99999999999999999999", "18446744073709551615h"] {

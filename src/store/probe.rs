@@ -100,7 +100,9 @@ async fn write(
     }
     let twice = match put(&second).await {
         Ok(_) => Err(ignores_conditions()),
-        Err(object_store::Error::AlreadyExists { .. }) => Ok("a second writer of the same object is refused".to_owned()),
+        Err(object_store::Error::AlreadyExists { .. }) => {
+            Ok("a second writer of the same object is refused".to_owned())
+        }
         Err(e) => Err(at(e)),
     };
     let expected = if twice.is_ok() { first } else { second };

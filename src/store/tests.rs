@@ -43,11 +43,18 @@ fn what_cannot_be_opened_is_named_without_secrets() {
 #[test]
 fn the_bucket_goes_into_the_host_name_only_where_it_belongs() {
     let with = |endpoint: &str, style: &str| {
-        let options =
-            [("endpoint", endpoint), ("virtual_hosted_style_request", style), ("access_key_id", "a"), ("secret_access_key", "b")];
+        let options = [
+            ("endpoint", endpoint),
+            ("virtual_hosted_style_request", style),
+            ("access_key_id", "a"),
+            ("secret_access_key", "b"),
+        ];
         remote("s3://docs/x", &options)
     };
-    assert_eq!(addressed("https://s3.example", "docs", true).ok().flatten().as_deref(), Some("https://docs.s3.example"));
+    assert_eq!(
+        addressed("https://s3.example", "docs", true).ok().flatten().as_deref(),
+        Some("https://docs.s3.example")
+    );
     assert!(matches!(addressed("https://docs.s3.example", "docs", true), Ok(None)));
     assert!(matches!(addressed("https://s3.example", "docs", false), Ok(None)));
     assert!(with("https://s3.example", "true").is_ok());

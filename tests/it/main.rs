@@ -10,4 +10,7 @@ mod pipelines;
 mod records;
 mod reports;
 mod resume;
+mod servers;
 mod service;
+mod store_faults;
+mod stores;
