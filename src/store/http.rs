@@ -325,13 +325,15 @@ fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKi
     let mut next = Some(error);
     let mut found = None;
     while let Some(e) = next {
-        if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            found = Some(io.kind());
-            if io.kind() == std::io::ErrorKind::InvalidData {
-                break;
+        next = match e.downcast_ref::<std::io::Error>() {
+            Some(io) if io.kind() == std::io::ErrorKind::InvalidData => return Some(io.kind()),
+            Some(io) => {
+                found = Some(io.kind());
+                // An I/O error in an I/O error is not its source.
+                io.get_ref().map(|inner| inner as _)
             }
-        }
-        next = e.source();
+            None => e.source(),
+        };
     }
     found
 }

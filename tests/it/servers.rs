@@ -330,6 +330,10 @@ fn forward(mut client: TcpStream, port: u16, troubles: &Mutex<Troubles>) -> std:
     server.write_all(&bytes[head + 2..])?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer)?;
+    // The server closes without saying so.
+    if let Some(line) = answer.windows(2).position(|w| w == b"\r\n") {
+        answer.splice(line..line, *b"\r\nconnection: close");
+    }
     match trouble {
         Some(Trouble::AnswerLost) => Ok(()),
         Some(Trouble::Cut(most)) => {
