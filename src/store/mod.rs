@@ -116,13 +116,18 @@ pub(crate) fn open(text: &str, base: &FilePath, options: &[(String, String)]) ->
 /// # Errors
 /// `Configuration` when the URL or a setting cannot be used; others when a directory is not there or cannot be read.
 pub fn connect(url: &str, base: &FilePath, options: &[(String, String)]) -> Result<Arc<dyn ObjectStore>> {
-    Ok(match open(url, base, options)? {
+    over(&open(url, base, options)?, url)
+}
+
+/// All of what was opened at `url` as one store.
+fn over(opened: &Opened, url: &str) -> Result<Arc<dyn ObjectStore>> {
+    Ok(match opened {
         Opened::Directory(directory) => {
-            let store = LocalFileSystem::new_with_prefix(&directory)
+            let store = LocalFileSystem::new_with_prefix(directory)
                 .map_err(|e| Error::from(e).with("url", display(url)).with("directory", directory.display()))?;
             Arc::new(store)
         }
-        Opened::Remote(remote) => Arc::new(PrefixStore::new(remote.store, remote.prefix)),
+        Opened::Remote(remote) => Arc::new(PrefixStore::new(remote.store.clone(), remote.prefix.clone())),
     })
 }
 

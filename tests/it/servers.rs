@@ -233,6 +233,8 @@ struct Troubles {
     once: Vec<(&'static str, Trouble)>,
     always: Option<(&'static str, Trouble)>,
     requests: usize,
+    /// Requests that wait for their answer, and the most that ever did.
+    waiting: (usize, usize),
 }
 
 impl Proxy {
@@ -268,6 +270,11 @@ impl Proxy {
         self.troubles.lock().unwrap().requests
     }
 
+    /// The most requests that ever waited for their answers at once.
+    pub fn most_waiting(&self) -> usize {
+        self.troubles.lock().unwrap().waiting.1
+    }
+
     /// Troubles that no request has met yet.
     pub fn left(&self) -> usize {
         self.troubles.lock().unwrap().once.len()
@@ -301,48 +308,56 @@ fn forward(mut client: TcpStream, port: u16, troubles: &Mutex<Troubles>) -> std:
     let trouble = {
         let mut troubles = troubles.lock().unwrap();
         troubles.requests += 1;
+        troubles.waiting.0 += 1;
+        troubles.waiting.1 = troubles.waiting.1.max(troubles.waiting.0);
         let next = troubles.once.iter().position(|(start, _)| lines[0].starts_with(start));
         let once = next.map(|i| troubles.once.remove(i).1);
         let always = troubles.always.clone().filter(|(start, _)| lines[0].starts_with(start)).map(|t| t.1);
         once.or(always)
     };
-    match &trouble {
+    let outcome = ask(port, &mut lines, &bytes[head + 2..], &trouble);
+    // Before the client knows: it may then ask again.
+    troubles.lock().unwrap().waiting.0 -= 1;
+    match trouble {
         Some(Trouble::Silence) => {
             // Until the client gives up.
             while client.read(&mut chunk)? > 0 {}
-            return Ok(());
+            Ok(())
         }
+        Some(Trouble::AnswerLost) => outcome.map(drop),
         Some(Trouble::Instead(status, headers, body)) => {
             let length = body.len();
-            return write!(
-                client,
-                "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
-            );
+            write!(client, "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}")
         }
-        _ => {}
+        Some(Trouble::Cut(most)) => {
+            let mut answer = outcome?;
+            let body = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(answer.len(), |end| end + 4);
+            answer.truncate(body + most);
+            client.write_all(&answer)
+        }
+        Some(Trouble::Without(_)) | None => client.write_all(&outcome?),
+    }
+}
+
+/// The server's answer, if it is to be asked.
+fn ask(port: u16, lines: &mut Vec<String>, body: &[u8], trouble: &Option<Trouble>) -> std::io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    if matches!(trouble, Some(Trouble::Silence | Trouble::Instead(..))) {
+        return Ok(answer);
     }
     lines.retain(|line| {
         let name = line.split(':').next().unwrap_or_default().to_lowercase();
-        name != "connection" && !matches!(&trouble, Some(Trouble::Without(header)) if name == *header)
+        name != "connection" && !matches!(trouble, Some(Trouble::Without(header)) if name == *header)
     });
     let mut server = TcpStream::connect(("127.0.0.1", port))?;
     write!(server, "{}\r\nconnection: close\r\n\r\n", lines.join("\r\n"))?;
-    server.write_all(&bytes[head + 2..])?;
-    let mut answer = Vec::new();
+    server.write_all(body)?;
     server.read_to_end(&mut answer)?;
     // The server closes without saying so.
     if let Some(line) = answer.windows(2).position(|w| w == b"\r\n") {
         answer.splice(line..line, *b"\r\nconnection: close");
     }
-    match trouble {
-        Some(Trouble::AnswerLost) => Ok(()),
-        Some(Trouble::Cut(most)) => {
-            let body = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(answer.len(), |end| end + 4);
-            answer.truncate(body + most);
-            client.write_all(&answer)
-        }
-        _ => client.write_all(&answer),
-    }
+    Ok(answer)
 }
 
 /// Whether something speaks HTTP there.

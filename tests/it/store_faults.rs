@@ -74,6 +74,21 @@ async fn a_write_whose_answer_is_lost_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_more_requests_are_made_at_once_than_the_settings_say() {
+    let Some(mut faulty) = Faulty::new().await else { return };
+    faulty.options.push(("concurrency".to_owned(), "3".to_owned()));
+    let repository = faulty.open().await.unwrap();
+    let writes = (0..24).map(|i| {
+        let repository = repository.clone();
+        tokio::spawn(async move { repository.put_new(&format!("many/{i}"), Bytes::from(vec![1; 10_000])).await })
+    });
+    for written in futures::future::join_all(writes).await {
+        written.unwrap().unwrap();
+    }
+    assert!((1..=3).contains(&faulty.proxy.most_waiting()), "{}", faulty.proxy.most_waiting());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_breaks_off_is_continued() {
     let Some(faulty) = Faulty::new().await else { return };
     let repository = faulty.open().await.unwrap();

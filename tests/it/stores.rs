@@ -108,6 +108,15 @@ async fn repository_conforms(url: &str, options: &Options) {
     assert_eq!(opened.put_new("large.bin", other).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(opened.get_checked(&object).await.unwrap(), large);
     opened.delete("large.bin").await.unwrap();
+    // Two writers of a large one at once: one wins as a whole.
+    let two = [3, 4].map(|byte| {
+        let (repository, bytes) = (opened.clone(), Bytes::from(vec![byte; 33 << 20]));
+        tokio::spawn(async move { repository.put_new("both.bin", bytes).await.map(|object| object.digest) })
+    });
+    let ended = futures::future::join_all(two).await;
+    let won: Vec<_> = ended.into_iter().filter_map(|e| e.unwrap().ok()).collect();
+    assert_eq!(won, [Digest::of(&opened.get("both.bin").await.unwrap())]);
+    opened.delete("both.bin").await.unwrap();
 
     // Many objects: more than one page of a listing on the smaller stores is not needed, but order and number are.
     futures::stream::iter(0..60)
