@@ -8,8 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, integration, path::Path as ObjectPath};
+use regrow::corpus::Corpus;
 use regrow::error::{Error, ErrorKind};
 use regrow::ids::Digest;
+use regrow::pipeline::CorpusSettings;
 use regrow::repository::Repository;
 use regrow::store;
 
@@ -229,6 +231,41 @@ async fn line_runs(server: &Server, corpus: &str, repository: &str) {
     assert!(raw.list(Some(&ObjectPath::from("doctor"))).next().await.is_none());
 }
 
+/// The corpus reads the version that an object names, tells which one it read, and falls back to what is there.
+async fn versions_are_read(server: &Server, bucket: &str) {
+    let store = connect(&server.url(bucket, "read"), &server.options());
+    let settings: CorpusSettings = serde_json::from_value(serde_json::json!({
+        "url": server.url(bucket, "read"), "records": [{"include": ["*.jsonl"], "id": "id", "text": ["text"]}],
+    }))
+    .unwrap();
+    let corpus = Corpus::open_with(&settings, Path::new("/"), server.options()).unwrap();
+    for name in ["a.txt", "b.jsonl"] {
+        let text = |n: u32| format!("{{\"id\":\"1\",\"text\":\"version {n}\"}}\n");
+        let path = ObjectPath::from(name);
+        store.put(&path, text(1).into()).await.unwrap();
+        let mut object = corpus.head(name).await.unwrap().unwrap();
+        object.version = None;
+        let first: Vec<_> = corpus.read(&object).try_collect().await.unwrap();
+        object.version.clone_from(&first[0].version);
+        assert!(object.version.is_some(), "{name}: the answer says which version it is");
+        store.put(&path, text(22).into()).await.unwrap();
+        let again: Vec<_> = corpus.read(&object).try_collect().await.unwrap();
+        assert_eq!((&again[0].text, &again[0].version), (&first[0].text, &object.version), "{name}");
+        let pinned = corpus.pinned(&object).await.unwrap().unwrap();
+        assert_eq!((pinned.size, &pinned.version), (object.size, &object.version));
+        store.delete(&path).await.unwrap();
+        assert_eq!(corpus.pinned(&object).await.unwrap().unwrap().size, object.size, "{name}: deleted since");
+        assert_eq!(corpus.head(name).await.unwrap(), None);
+        store.put(&path, text(333).into()).await.unwrap();
+        object.version = None;
+        assert_ne!(
+            corpus.pinned(&object).await.unwrap().unwrap().size,
+            object.size,
+            "{name}: no version, as it is now"
+        );
+    }
+}
+
 /// Documents that are overwritten or deleted after a snapshot are restored as they were.
 async fn versions_are_restored(server: &Server, corpus: &str, repository: &str) {
     let Some(line) = Line::new(server, corpus, repository).await else { return };
@@ -262,6 +299,7 @@ async fn moto() {
     repository_conforms("s3://repo/inner", &server.options()).await;
     line_runs(&server, "docs", "repo").await;
     server.versioned("versions").await;
+    versions_are_read(&server, "versions").await;
     versions_are_restored(&server, "versions", "repo").await;
 }
 
@@ -276,6 +314,7 @@ async fn minio() {
     line_runs(&server, "docs", "repo").await;
     server.versioned("versions").await;
     object_store_conforms(server.kind, "s3://versions/conform", &server.options(), true).await;
+    versions_are_read(&server, "versions").await;
     versions_are_restored(&server, "versions", "docs").await;
     mistakes(&server).await;
     locked(&server).await;
@@ -311,6 +350,7 @@ async fn gcs() {
     line_runs(&server, "docs", "repo").await;
     server.versioned("versions").await;
     object_store_conforms(server.kind, "gs://versions/conform", &server.options(), true).await;
+    versions_are_read(&server, "versions").await;
     versions_are_restored(&server, "versions", "repo").await;
     assert_eq!(refused("gs://missing/x", &server.options()).await.kind(), ErrorKind::NotFound);
 }
