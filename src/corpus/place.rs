@@ -58,6 +58,12 @@ pub(super) fn failed(path: &str, e: object_store::Error) -> Error {
             .guidance("the corpus changed while it was read: run the same command again")
             .because(e);
     }
+    if let object_store::Error::Precondition { .. } = e {
+        return Error::new(ErrorKind::BadDocument, "the object changed while it was read")
+            .with("file", path)
+            .guidance("run the same command again when nothing writes it")
+            .because(e);
+    }
     Error::from(e).with("file", path)
 }
 

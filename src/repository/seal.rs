@@ -73,7 +73,7 @@ impl Repository {
         }
         match self.put_record(&record).await {
             Ok(()) => {
-                self.refuse_without_conditions(&record).await?;
+                self.refuse_without_conditions().await?;
                 self.opened(&record, unlock).await
             }
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {

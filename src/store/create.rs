@@ -114,3 +114,144 @@ async fn in_parts(store: &dyn ObjectStore, location: &Path, bytes: &Bytes, again
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use futures::stream::BoxStream;
+    use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult,
+        Result,
+    };
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// What happens to a write.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Fate {
+        /// It fails before it is done.
+        Lost,
+        /// It is done, and the answer is lost.
+        AnswerLost,
+        /// Somebody else writes the same name first, the answer is lost.
+        Overtaken,
+        Denied,
+    }
+
+    #[derive(Debug)]
+    struct Unreliable {
+        inner: InMemory,
+        fates: Mutex<Vec<Fate>>,
+    }
+
+    impl fmt::Display for Unreliable {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("unreliable")
+        }
+    }
+
+    fn broken() -> Error {
+        Error::Generic { store: "unreliable", source: "the connection broke".into() }
+    }
+
+    #[async_trait]
+    impl ObjectStore for Unreliable {
+        async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+            let fate = self.fates.lock().unwrap().pop();
+            match fate {
+                None => self.inner.put_opts(location, payload, opts).await,
+                Some(Fate::Lost) => Err(broken()),
+                Some(Fate::AnswerLost) => self.inner.put_opts(location, payload, opts).await.and(Err(broken())),
+                Some(Fate::Overtaken) => self.inner.put_opts(location, "theirs".into(), opts).await.and(Err(broken())),
+                Some(Fate::Denied) => Err(Error::PermissionDenied { path: location.to_string(), source: "no".into() }),
+            }
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            at: &Path,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(at, options).await
+        }
+
+        async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+            self.inner.get_opts(location, options).await
+        }
+
+        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.inner.delete_stream(locations)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            self.inner.list(prefix)
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    /// The error's kind, and what the object holds afterwards; fates of the first, second ... try.
+    async fn written(fates: &[Fate]) -> (Option<ErrorKind>, Option<Bytes>) {
+        let store = Unreliable { inner: InMemory::new(), fates: Mutex::new(fates.iter().rev().copied().collect()) };
+        let location = Path::from("x");
+        let done = create(&store, StoreKind::Memory, &location, &Bytes::from_static(b"ours")).await;
+        let holds = match store.inner.get(&location).await {
+            Ok(got) => Some(got.bytes().await.unwrap()),
+            Err(_) => None,
+        };
+        (done.err().map(|e| crate::Error::from(e).kind()), holds)
+    }
+
+    #[tokio::test]
+    async fn what_an_interrupted_try_left_counts_as_written() {
+        use Fate as F;
+        let ours = Some(Bytes::from_static(b"ours"));
+        let theirs = Some(Bytes::from_static(b"theirs"));
+        let there = Some(ErrorKind::AlreadyExists);
+        for (fates, outcome) in [
+            (&[][..], (None, ours.clone())),
+            (&[F::Lost], (None, ours.clone())),
+            (&[F::AnswerLost], (None, ours.clone())),
+            (&[F::Lost, F::AnswerLost], (None, ours.clone())),
+            (&[F::Lost, F::Lost, F::AnswerLost], (None, ours)),
+            (&[F::Overtaken], (there, theirs.clone())),
+            (&[F::Lost, F::Overtaken], (there, theirs)),
+            (&[F::Lost, F::Lost, F::Lost], (Some(ErrorKind::Storage), None)),
+            (&[F::Denied], (Some(ErrorKind::Denied), None)),
+        ] {
+            assert_eq!(written(fates).await, outcome, "{fates:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_with_the_same_bytes_is_somebody_elses_without_a_doubt() {
+        let store = InMemory::new();
+        let (location, bytes) = (Path::from("x"), Bytes::from_static(b"alike"));
+        create(&store, StoreKind::Memory, &location, &bytes).await.unwrap();
+        let e = create(&store, StoreKind::Memory, &location, &bytes).await.unwrap_err();
+        assert!(matches!(e, Error::AlreadyExists { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_large_object_is_written_in_parts_and_never_replaced() {
+        let store = InMemory::new();
+        let location = Path::from("x");
+        let large = Bytes::from((0..LARGE + 5).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+        create(&store, StoreKind::S3, &location, &large).await.unwrap();
+        assert_eq!(store.get(&location).await.unwrap().bytes().await.unwrap(), large);
+        let e = create(&store, StoreKind::S3, &location, &Bytes::from(vec![0; LARGE + 1])).await.unwrap_err();
+        assert!(matches!(e, Error::AlreadyExists { .. }));
+        assert_eq!(store.get(&location).await.unwrap().bytes().await.unwrap(), large);
+    }
+}

@@ -176,7 +176,11 @@ impl Fault {
             Reason::Permission => (
                 ErrorKind::Denied,
                 format!("the store does not allow these credentials to {verb} here"),
-                format!("allow them to {verb} below this prefix; `regrow doctor` tries each operation"),
+                match self.operation {
+                    // S3 hides from who may not list whether an object is there.
+                    Operation::Read => "allow them to read and to list below this prefix: without the second, S3 refuses to read what is not there; `regrow doctor` tries each operation".into(),
+                    _ => format!("allow them to {verb} below this prefix; `regrow doctor` tries each operation"),
+                },
             ),
             Reason::Locked => (
                 ErrorKind::Denied,
@@ -216,7 +220,7 @@ impl Fault {
             Reason::Interrupted => (
                 ErrorKind::Storage,
                 "the connection to the store broke".into(),
-                "run the same command again: it continues where it stopped".into(),
+                "run the same command again: it continues where it stopped; if it never gets further, the endpoint may expect https:// in place of http://".into(),
             ),
             Reason::Conflict => (
                 ErrorKind::Storage,

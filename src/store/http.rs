@@ -74,6 +74,8 @@ pub(super) struct Connector {
     pub(super) bucket: Option<String>,
     pub(super) timeout: Duration,
     pub(super) permits: Arc<Semaphore>,
+    /// Whether the machine's metadata may be asked in another way when it refuses the first.
+    pub(super) second_way: bool,
     pub(super) clock: Clock,
     pub(super) state: Arc<State>,
 }
@@ -146,7 +148,7 @@ impl Service {
             let body = Patient { inner: body, limit, wait: None, target: target.clone() };
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
         }
-        if target.operation == Operation::Credentials && status == 403 {
+        if target.operation == Operation::Credentials && status == 403 && self.shared.second_way {
             // The machine's metadata may refuse one way of asking; object_store then tries the other.
             return Ok(response);
         }
@@ -323,13 +325,15 @@ fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKi
     let mut next = Some(error);
     let mut found = None;
     while let Some(e) = next {
-        if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            found = Some(io.kind());
-            if io.kind() == std::io::ErrorKind::InvalidData {
-                break;
+        next = match e.downcast_ref::<std::io::Error>() {
+            Some(io) if io.kind() == std::io::ErrorKind::InvalidData => return Some(io.kind()),
+            Some(io) => {
+                found = Some(io.kind());
+                // An I/O error in an I/O error is not its source.
+                io.get_ref().map(|inner| inner as _)
             }
-        }
-        next = e.source();
+            None => e.source(),
+        };
     }
     found
 }

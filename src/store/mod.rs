@@ -26,8 +26,10 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
+use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
@@ -109,6 +111,26 @@ pub(crate) fn open(text: &str, base: &FilePath, options: &[(String, String)]) ->
     Ok(Opened::Remote(Remote { store, prefix, kind, clock }))
 }
 
+/// Opens a directory (relative to `base`) or a URL as a store of its own, for programs that use the library.
+///
+/// # Errors
+/// `Configuration` when the URL or a setting cannot be used; others when a directory is not there or cannot be read.
+pub fn connect(url: &str, base: &FilePath, options: &[(String, String)]) -> Result<Arc<dyn ObjectStore>> {
+    over(&open(url, base, options)?, url)
+}
+
+/// All of what was opened at `url` as one store.
+fn over(opened: &Opened, url: &str) -> Result<Arc<dyn ObjectStore>> {
+    Ok(match opened {
+        Opened::Directory(directory) => {
+            let store = LocalFileSystem::new_with_prefix(directory)
+                .map_err(|e| Error::from(e).with("url", display(url)).with("directory", directory.display()))?;
+            Arc::new(store)
+        }
+        Opened::Remote(remote) => Arc::new(PrefixStore::new(remote.store.clone(), remote.prefix.clone())),
+    })
+}
+
 enum Failure {
     Said(String),
     Store(object_store::Error),
@@ -147,6 +169,7 @@ fn build(kind: StoreKind, url: &Url, mut resolved: Resolved, clock: Clock) -> Re
         bucket: bucket.clone(),
         timeout: resolved.client.timeout,
         permits: Arc::new(tokio::sync::Semaphore::new(resolved.client.concurrency)),
+        second_way: resolved.is_set("imdsv1_fallback"),
         clock,
         state: Arc::default(),
     };

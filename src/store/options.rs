@@ -263,7 +263,10 @@ fn check_value(name: &str, value: &str) -> Result<(), String> {
         },
         "endpoint" | "base_url" | "metadata_endpoint" | "endpoint_url_sts" | "msi_endpoint" | "proxy_url" => {
             match Url::parse(value) {
-                Ok(url) if !url.username().is_empty() || url.password().is_some() || url.query().is_some() => {
+                Ok(url)
+                    if name != "proxy_url"
+                        && (!url.username().is_empty() || url.password().is_some() || url.query().is_some()) =>
+                {
                     Err("remove user name, password and query: credentials have keys of their own".to_owned())
                 }
                 Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(()),
@@ -501,6 +504,8 @@ mod tests {
         assert_eq!(resolved.get("endpoint"), Some("http://mine"));
         assert_eq!(resolved.client.timeout, Duration::from_secs(7));
         assert_eq!(resolved.get("timeout"), None);
+        let proxy = pairs(&[("proxy_url", "http://me:pw@proxy:3128")]);
+        assert!(Resolved::new(StoreKind::S3, &proxy).unwrap().get("proxy_url").is_some(), "had by reference");
         let own = pairs(&[("session_token", "t"), ("access_key_id", "c"), ("secret_access_key", "d")]);
         assert_eq!(Resolved::new(StoreKind::S3, &own).unwrap().get("session_token"), Some("t"));
     }

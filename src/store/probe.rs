@@ -1,16 +1,13 @@
 //! Trying out a store: each operation that regrow needs of it, once.
 
 use std::path::Path as FilePath;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use super::{Opened, display, open};
+use super::{Opened, display, open, over};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Clocks further apart make stores refuse requests (a quarter of an hour), and blur which of two snapshots is newer.
@@ -31,11 +28,12 @@ pub struct Probe {
 /// Ends at the first operation without which the next ones make no sense.
 pub async fn probe(url: &str, base: &FilePath, options: &[(String, String)], id: Option<uuid::Uuid>) -> Vec<Probe> {
     let mut probes = Vec::new();
-    let opened = match open(url, base, options).and_then(|opened| store_of(opened, url)) {
-        Ok(opened) => opened,
+    let opened = open(url, base, options).and_then(|opened| Ok((over(&opened, url)?, opened)));
+    let (store, remote, directory) = match opened {
+        Ok((store, Opened::Remote(remote))) => (store, Some(remote), None),
+        Ok((store, Opened::Directory(directory))) => (store, None, Some(directory)),
         Err(e) => return vec![Probe { operation: "open", found: Err(e) }],
     };
-    let (store, remote) = opened;
     let at = |e: object_store::Error| Error::from(e).with("url", display(url));
     let mut listed = store.list(None).take(LISTED);
     let mut count = 0;
@@ -51,6 +49,10 @@ pub async fn probe(url: &str, base: &FilePath, options: &[(String, String)], id:
     probes.push(Probe { operation: "list", found: failed.map_or(Ok(count), Err) });
     if !stop && let Some(id) = id {
         write(store.as_ref(), &Path::from(format!("doctor/{id}")), &at, &mut probes).await;
+        if let Some(directory) = directory {
+            // Object stores have no folders; one that is not empty stays.
+            drop(std::fs::remove_dir(directory.join("doctor")));
+        }
     }
     if let Some(ahead) = remote.and_then(|r| r.clock_ahead()) {
         let found = if ahead.abs() > CLOCK_SECONDS {
@@ -63,22 +65,6 @@ pub async fn probe(url: &str, base: &FilePath, options: &[(String, String)], id:
         probes.push(Probe { operation: "clock", found });
     }
     probes
-}
-
-type Store = (Arc<dyn ObjectStore>, Option<super::Remote>);
-
-fn store_of(opened: Opened, url: &str) -> Result<Store> {
-    Ok(match opened {
-        Opened::Directory(directory) => {
-            let store = LocalFileSystem::new_with_prefix(&directory)
-                .map_err(|e| Error::from(e).with("url", display(url)).with("directory", directory.display()))?;
-            (Arc::new(store), None)
-        }
-        Opened::Remote(remote) => {
-            let store = PrefixStore::new(remote.store.clone(), remote.prefix.clone());
-            (Arc::new(store), Some(remote))
-        }
-    })
 }
 
 async fn write(

@@ -153,7 +153,7 @@ fn a_repository_that_cannot_be_written_is_named() {
     for verb in ["snapshot", "restore", "drill"] {
         let run = project.run(&[verb, "--json", "--set", REPOSITORY]);
         let document = run.failed(1);
-        assert_eq!(document["error"]["kind"], "storage", "{document}");
+        assert_eq!(document["error"]["kind"], "denied", "{document}");
         let causes = document["error"]["causes"].to_string();
         assert!(causes.contains("Read-only"), "{document}");
         assert!(document["error"]["context"].to_string().contains("disk/repository"), "{document}");

@@ -15,4 +15,7 @@ mod replicas;
 mod reports;
 mod resume;
 mod retention;
+mod servers;
 mod service;
+mod store_faults;
+mod stores;
