@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use object_store::ObjectStore;
+
 use crate::cancel::Cancel;
 use crate::chunk::{Chunker, ChunkingRules, SPLITTER_VERSION};
 use crate::corpus::{Corpus, EXTRACTOR_VERSION};
@@ -38,7 +40,11 @@ pub struct Workspace {
     pub variables: Arc<Variables>,
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
+    /// The clock: when a snapshot says it was taken.
+    pub now: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
+    corpus_store: Option<Arc<dyn ObjectStore>>,
+    repository_store: Option<Arc<dyn ObjectStore>>,
 }
 
 impl Workspace {
@@ -53,24 +59,48 @@ impl Workspace {
             store_options: Vec::new(),
             variables: Arc::new(|_| None),
             engine: None,
+            now: Arc::new(jiff::Timestamp::now),
             opened: Arc::default(),
+            corpus_store: None,
+            repository_store: None,
         }
+    }
+
+    /// Reads documents from this store, from its root, instead of opening the pipeline's.
+    #[must_use]
+    pub fn with_corpus_store(self, store: Arc<dyn ObjectStore>) -> Self {
+        Self { corpus_store: Some(store), ..self }
+    }
+
+    /// Keeps the repository in this store, at its root, instead of opening the pipeline's.
+    #[must_use]
+    pub fn with_repository_store(self, store: Arc<dyn ObjectStore>) -> Self {
+        Self { repository_store: Some(store), ..self }
     }
 
     /// The pipeline's repository.
     pub async fn repository(&self) -> Result<Repository> {
         let settings = &self.pipeline.repository;
+        if let Some(store) = &self.repository_store {
+            return Repository::over(store.clone(), &settings.url).opened().await;
+        }
         Repository::open(&settings.url, &self.base, &self.options(&settings.store)?).await
     }
 
     /// The pipeline's repository, created when there is none.
     pub(crate) async fn create_repository(&self) -> Result<Repository> {
         let settings = &self.pipeline.repository;
+        if let Some(store) = &self.repository_store {
+            return Repository::over(store.clone(), &settings.url).created().await;
+        }
         Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?).await
     }
 
     /// The corpus that the settings describe.
     pub fn corpus(&self, settings: &CorpusSettings) -> Result<Corpus> {
+        if let Some(store) = &self.corpus_store {
+            return Corpus::with_store(settings, store.clone(), object_store::path::Path::default());
+        }
         Corpus::open_with(settings, &self.base, self.options(&settings.store)?)
     }
 

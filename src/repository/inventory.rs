@@ -19,6 +19,7 @@ use super::manifest::{Manifest, ObjectRef};
 use super::store::Repository;
 use crate::corpus::{Document, SourceObject};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded;
 use crate::ids::{Digest, fingerprint};
 
 /// What the inventory knows of a document.
@@ -278,34 +279,38 @@ impl<'a> InventoryReader<'a> {
             }
         };
         let damaged = |e: Error| e.with("object", &self.objects[index].path);
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| damaged(e.into()))?;
-        // One row group per bucket: the bucket column's statistics find it.
-        let position = builder.schema().index_of("bucket").map_err(|e| damaged(e.into()))?;
-        let leaf = builder
-            .parquet_schema()
-            .columns()
-            .iter()
-            .position(|c| c.path().parts().first().is_some_and(|p| p == "bucket"))
-            .unwrap_or(position);
-        let groups: Vec<usize> = (0..builder.metadata().num_row_groups())
-            .filter(|&g| {
-                use parquet::file::statistics::Statistics;
-                match builder.metadata().row_group(g).column(leaf).statistics() {
-                    Some(Statistics::Int32(s)) => s.min_opt().is_none_or(|min| *min as u32 == bucket),
-                    _ => true,
-                }
-            })
-            .collect();
-        let reader = builder.with_row_groups(groups).with_batch_size(8192).build().map_err(|e| damaged(e.into()))?;
-        let mut rows = Vec::new();
-        for batch in reader {
-            let batch = batch.map_err(|e| damaged(e.into()))?;
-            if column::<UInt32Array>(&batch, "bucket")?.value(0) == bucket {
-                rows.extend(from_batch(&batch).map_err(damaged)?);
-            }
-        }
-        Ok(rows)
+        guarded(ErrorKind::Damaged, || read_bucket(bytes, bucket)).map_err(damaged)
     }
+}
+
+/// The rows of one bucket in an object of the inventory.
+fn read_bucket(bytes: Bytes, bucket: u32) -> Result<Vec<DocumentRow>> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+    // One row group per bucket: the bucket column's statistics find it.
+    let position = builder.schema().index_of("bucket")?;
+    let leaf = builder
+        .parquet_schema()
+        .columns()
+        .iter()
+        .position(|c| c.path().parts().first().is_some_and(|p| p == "bucket"))
+        .unwrap_or(position);
+    let groups: Vec<usize> = (0..builder.metadata().num_row_groups())
+        .filter(|&g| {
+            use parquet::file::statistics::Statistics;
+            match builder.metadata().row_group(g).column(leaf).statistics() {
+                Some(Statistics::Int32(s)) => s.min_opt().is_none_or(|min| *min as u32 == bucket),
+                _ => true,
+            }
+        })
+        .collect();
+    let mut rows = Vec::new();
+    for batch in builder.with_row_groups(groups).with_batch_size(8192).build()? {
+        let batch = batch?;
+        if column::<UInt32Array>(&batch, "bucket")?.values().first() == Some(&bucket) {
+            rows.extend(from_batch(&batch)?);
+        }
+    }
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod inventory;
 mod layout;
 mod manifest;
+mod reliable;
 mod store;
 mod verify;
 
@@ -14,6 +15,7 @@ pub use layout::{FORMAT_VERSION, bucket_of};
 pub use manifest::{
     Buckets, Captured, CorpusRecord, Counts, Manifest, ObjectRef, SkippedDocument, SnapshotSummary, TargetRecord,
 };
+pub use reliable::{Reliable, Retries, Sleep};
 pub use store::Repository;
 pub use verify::{DamagedObject, VerifyOptions, VerifyReport, verify};
 

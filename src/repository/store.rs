@@ -42,35 +42,43 @@ impl Repository {
     /// Opens an existing repository. `url` is a directory (relative to `base`) or an object-store URL.
     /// `options` are the store's settings and credentials, keys as `object_store` names them.
     pub async fn open(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
-        let this = Self::connect(url, base, options, false)?;
-        match this.get_optional(path::REPOSITORY).await? {
-            Some(bytes) => this.check_format(&bytes)?,
+        Self::connect(url, base, options, false)?.opened().await
+    }
+
+    /// Refuses a place without a repository, or with one of a newer format.
+    pub(crate) async fn opened(self) -> Result<Self> {
+        match self.get_optional(path::REPOSITORY).await? {
+            Some(bytes) => self.check_format(&bytes)?,
             None => {
                 return Err(Error::new(ErrorKind::NotFound, "there is no repository here")
-                    .with("repository", &this.url)
+                    .with("repository", &self.url)
                     .guidance("`regrow snapshot` creates it; check `repository.url` in the pipeline"));
             }
         }
-        Ok(this)
+        Ok(self)
     }
 
     /// Opens a repository, creating it when there is none.
     pub async fn open_or_create(url: &str, base: &Path, options: &[(String, String)]) -> Result<Self> {
-        let this = Self::connect(url, base, options, true)?;
-        if let Some(bytes) = this.get_optional(path::REPOSITORY).await? {
-            this.check_format(&bytes)?;
-            return Ok(this);
+        Self::connect(url, base, options, true)?.created().await
+    }
+
+    /// Writes the record of a new repository where there is none.
+    pub(crate) async fn created(self) -> Result<Self> {
+        if let Some(bytes) = self.get_optional(path::REPOSITORY).await? {
+            self.check_format(&bytes)?;
+            return Ok(self);
         }
         let record =
             RepositoryRecord { format: FORMAT_VERSION, id: uuid::Uuid::new_v4(), created: jiff::Timestamp::now() };
-        match this.put_json(path::REPOSITORY, &record).await {
+        match self.put_json(path::REPOSITORY, &record).await {
             // Somebody else made it in the meantime.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             other => {
                 other?;
             }
         }
-        Ok(this)
+        Ok(self)
     }
 
     fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
@@ -157,10 +165,15 @@ impl Repository {
         };
         match self.get_checked(&object).await {
             Ok(_) => Ok(object),
-            // What is there is not what its name says.
+            // What is there is not what its name says. It is replaced in one step: snapshots that need it must never
+            // be without it, and what its name says is right for all of them.
             Err(e) if e.kind() == ErrorKind::Damaged => {
-                self.delete(&name).await?;
-                self.put_new(&name, bytes).await
+                self.store
+                    .put(&ObjectPath::from(name.as_str()), bytes.into())
+                    .await
+                    .map_err(|e| Error::from(e).with("object", &name).with("repository", &self.url))?;
+                self.sync(&name).await?;
+                Ok(object)
             }
             Err(e) => Err(e),
         }
@@ -204,16 +217,12 @@ impl Repository {
 
     /// Reads an object and checks size and digest: [`ErrorKind::Damaged`] when it is not what was written.
     pub async fn get_checked(&self, object: &ObjectRef) -> Result<Bytes> {
-        let bytes = self.get(&object.path).await.map_err(|e| {
-            if e.kind() != ErrorKind::NotFound {
-                return e;
-            }
-            Error::new(ErrorKind::Damaged, "an object of the repository is missing")
-                .with("object", &object.path)
-                .with("repository", &self.url)
-                .guidance("`regrow verify` lists everything that is damaged and which snapshots it hurts")
-        })?;
-        if bytes.len() as u64 != object.bytes || Digest::of(&bytes) != object.digest {
+        let mut bytes = self.get_object(object).await?;
+        if !object.is(&bytes) {
+            // Bytes may go wrong on their way; what is damaged in the store is so the second time, too.
+            bytes = self.get_object(object).await?;
+        }
+        if !object.is(&bytes) {
             return Err(Error::new(ErrorKind::Damaged, "an object of the repository is not what was written")
                 .with("object", &object.path)
                 .with("expected", format!("{} bytes, {}", object.bytes, object.digest.short()))
@@ -221,6 +230,19 @@ impl Repository {
                 .guidance("`regrow verify` lists everything that is damaged and which snapshots it hurts"));
         }
         Ok(bytes)
+    }
+
+    /// Reads an object that must be there.
+    async fn get_object(&self, object: &ObjectRef) -> Result<Bytes> {
+        self.get(&object.path).await.map_err(|e| {
+            if e.kind() != ErrorKind::NotFound {
+                return e;
+            }
+            Error::new(ErrorKind::Damaged, "an object of the repository is missing")
+                .with("object", &object.path)
+                .with("repository", &self.url)
+                .guidance("`regrow verify` lists everything that is damaged and which snapshots it hurts")
+        })
     }
 
     /// The names and sizes of the objects below a prefix, in no particular order.

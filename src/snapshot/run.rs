@@ -40,7 +40,7 @@ const NAMED: usize = 50;
 /// Takes a snapshot: reads the whole corpus, writes inventory and canaries, and last the manifest.
 pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Result<SnapshotReport> {
     let started = Instant::now();
-    let created = jiff::Timestamp::now();
+    let created = (workspace.now)();
     let pipeline = &workspace.pipeline;
     let events = &workspace.events;
     let corpus = Arc::new(workspace.corpus(&pipeline.corpus)?);
@@ -100,7 +100,7 @@ pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Resul
         format: FORMAT_VERSION,
         id: id.clone(),
         created,
-        completed: jiff::Timestamp::now(),
+        completed: (workspace.now)(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         pipeline: pipeline.name.clone(),
         corpus: CorpusRecord {

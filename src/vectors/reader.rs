@@ -6,10 +6,11 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::schema::{PART_FORMAT, content_digest, from_batch};
 use super::{PartName, VectorRow};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded;
 
 /// Decodes a part and checks its name and content digest; [`ErrorKind::Damaged`] when it is not what was written.
 pub fn read_part(name: &PartName, bytes: Bytes) -> Result<Vec<VectorRow>> {
-    decode(name, bytes).map_err(|e| match e.kind() {
+    guarded(ErrorKind::Damaged, || decode(name, bytes)).map_err(|e| match e.kind() {
         ErrorKind::Damaged => Error::new(ErrorKind::Damaged, "a part is damaged")
             .with("part", name)
             .guidance("the next restore computes it again; `regrow verify` lists everything that is damaged")
