@@ -3,9 +3,11 @@
 
 mod bad_input;
 mod common;
+mod damage;
 mod formats;
 mod full_disk;
 mod fuzz;
+mod huge_listing;
 mod interrupt;
 mod pipelines;
 mod random_ops;

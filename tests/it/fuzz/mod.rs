@@ -9,10 +9,10 @@
 //! $ REGROW_FUZZ_ONLY=html cargo test --release --test it fuzz        # one parser
 //! ```
 
-mod allocator;
+pub mod allocator;
 mod mutate;
 mod parsers;
-mod seeds;
+pub mod seeds;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};

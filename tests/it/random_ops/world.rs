@@ -1,6 +1,6 @@
 //! A corpus, a repository, a target, and what is known of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -160,8 +160,8 @@ pub struct World {
     pub committed: BTreeMap<String, Documents>,
     /// What a snapshot that is there now, and was not before, must hold.
     pub may_appear: Option<Documents>,
-    /// Parts that were damaged on purpose, with their right bytes.
-    pub damaged: BTreeMap<String, Bytes>,
+    /// Parts that were damaged on purpose.
+    pub damaged: BTreeSet<String>,
 }
 
 fn reliable(store: &Faulty) -> Arc<dyn ObjectStore> {
@@ -205,7 +205,7 @@ impl World {
             named: 0,
             committed: BTreeMap::new(),
             may_appear: None,
-            damaged: BTreeMap::new(),
+            damaged: BTreeSet::new(),
         }
     }
 
@@ -502,7 +502,7 @@ impl World {
         } else {
             self.stored.put(&path, wrong.into()).await.unwrap();
         }
-        self.damaged.entry(name).or_insert(right);
+        self.damaged.insert(name);
         true
     }
 
