@@ -218,7 +218,16 @@ impl Manifest {
                 .with("repository", repository.url())
                 .guidance("`regrow list` shows the snapshots")
         })?;
-        Self::parse(&bytes).map_err(|e| e.with("object", name).with("repository", repository.url()))
+        let manifest = Self::parse(&bytes);
+        let manifest = manifest.map_err(|e| e.with("object", &name).with("repository", repository.url()))?;
+        if manifest.id != id {
+            return Err(Error::new(ErrorKind::Damaged, "the manifest is another snapshot's")
+                .with("object", name)
+                .with("found", manifest.id)
+                .with("repository", repository.url())
+                .guidance("use another snapshot (`regrow list`), or a copy of this repository"));
+        }
+        Ok(manifest)
     }
 
     /// Parses the bytes of `manifest.json`.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{FORMAT_VERSION, path};
 use super::manifest::ObjectRef;
+use super::reliable::{Reliable, Retries};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 
@@ -89,7 +90,10 @@ impl Repository {
             let parsed = url::Url::parse(url).map_err(|e| configuration(e.to_string()))?;
             let (store, prefix) = object_store::parse_url_opts(&parsed, options.iter().cloned())
                 .map_err(|e| configuration(e.to_string()))?;
-            return Ok(Self { store: Arc::new(PrefixStore::new(store, prefix)), local: None, url: url.to_owned() });
+            // The client has its own tries: once more, for what it does not repeat.
+            let retries = Retries { tries: 2, ..Retries::default() };
+            let store = Reliable::new(Arc::new(PrefixStore::new(store, prefix)), retries);
+            return Ok(Self { store: Arc::new(store), local: None, url: url.to_owned() });
         }
         let directory = match url.strip_prefix("file://") {
             Some(_) => url::Url::parse(url)

@@ -123,9 +123,9 @@ async fn check(repository: &Repository) -> VerifyReport {
 
 /// What a snapshot is without any damage.
 async fn restored(workspace: &Workspace, id: &str) -> regrow::Result<(u64, u64)> {
-    let options = RestoreOptions { snapshot: id.to_owned(), ..RestoreOptions::default() };
+    // To the last point; index and verdict are the target's.
+    let options = RestoreOptions { snapshot: id.to_owned(), load_only: true, ..RestoreOptions::default() };
     let report = restore(workspace, options).await?;
-    assert!(report.ok, "{:?}", report.checks);
     Ok((report.documents, report.target.count))
 }
 

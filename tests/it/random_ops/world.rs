@@ -101,6 +101,11 @@ impl Seen {
         self.healed += other.healed;
     }
 
+    /// Snapshots that failed and left nothing, and those that failed and are there all the same.
+    pub fn uncommitted(&self) -> u64 {
+        self.uncommitted + self.committed_though_failed
+    }
+
     fn note(&mut self, operation: Operation, ok: bool) {
         *self.done.entry((operation, ok)).or_default() += 1;
     }
@@ -223,6 +228,12 @@ impl World {
             8 => Weather::KillCorpus(self.rng.below(12) as u64 + 1),
             _ => Weather::Lag(self.rng.below(20) as u64 + 1),
         };
+        self.set(weather);
+        weather
+    }
+
+    /// From now on the stores behave like this.
+    pub fn set(&mut self, weather: Weather) {
         match weather {
             Weather::Calm => {}
             Weather::Faults(p) => {
@@ -235,7 +246,11 @@ impl World {
             Weather::KillCorpus(n) => self.faulty_corpus.kill_after(n),
             Weather::Lag(n) => self.faulty.set(Faults { lag: n, ..Faults::default() }),
         }
-        weather
+    }
+
+    /// Whether a store has died.
+    pub fn is_dead(&self) -> bool {
+        self.faulty.is_dead() || self.faulty_corpus.is_dead()
     }
 
     /// The stores work again.
@@ -491,6 +506,9 @@ impl World {
         let Some(name) = self.rng.one(&names).cloned() else { return false };
         let path = Path::from(name.as_str());
         let right = self.stored.get(&path).await.unwrap().bytes().await.unwrap();
+        if right.is_empty() {
+            return false;
+        }
         let mut wrong = right.to_vec();
         match self.rng.below(4) {
             0 => wrong.truncate(self.rng.below(right.len())),
