@@ -427,7 +427,8 @@ impl World {
             text.push_str(WORDS[self.rng.below(WORDS.len())]);
             text.push_str([" ", " ", " ", "\n", "\n\n"][self.rng.below(5)]);
         }
-        text.push_str("end");
+        // Its own last chunk: where many chunks have one text, a search cannot find a certain one of them.
+        text.push_str(&format!("end of {:x}", self.rng.next()));
         text
     }
 
