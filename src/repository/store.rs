@@ -171,16 +171,20 @@ impl Repository {
             Ok(_) => Ok(object),
             // What is there is not what its name says. It is replaced in one step: snapshots that need it must never
             // be without it, and what its name says is right for all of them.
-            Err(e) if e.kind() == ErrorKind::Damaged => {
-                self.store
-                    .put(&ObjectPath::from(name.as_str()), bytes.into())
-                    .await
-                    .map_err(|e| Error::from(e).with("object", &name).with("repository", &self.url))?;
-                self.sync(&name).await?;
-                Ok(object)
-            }
+            Err(e) if e.kind() == ErrorKind::Damaged => self.replace(&name, bytes).await,
             Err(e) => Err(e),
         }
+    }
+
+    /// Writes an object that can be derived in the place of one that is damaged, in one step.
+    pub(crate) async fn replace(&self, name: &str, bytes: Bytes) -> Result<ObjectRef> {
+        let (length, digest) = (bytes.len() as u64, Digest::of(&bytes));
+        self.store
+            .put(&ObjectPath::from(name), bytes.into())
+            .await
+            .map_err(|e| Error::from(e).with("object", name).with("repository", &self.url))?;
+        self.sync(name).await?;
+        Ok(ObjectRef { path: name.to_owned(), bytes: length, digest, rows: None, buckets: None })
     }
 
     /// Writes a new object as JSON.

@@ -101,11 +101,13 @@ pub(super) async fn store(
     let mut object = match prepared.repository.put_new(&path, bytes.clone()).await {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             let there = prepared.repository.get(&path).await?;
-            if read_part(&name, there).is_ok_and(|there| there == rows) {
-                prepared.repository.get(&path).await.map(|b| object_ref(&path, &b))?
+            let kept = object_ref(&path, &there);
+            let same = read_part(&name, there).is_ok_and(|there| there == rows);
+            if same && prepared.repository.get_checked(&kept).await.is_ok() {
+                kept
             } else {
-                prepared.repository.delete(&path).await?;
-                prepared.repository.put_new(&path, bytes).await?
+                // In one step: vector sets that name it are never without it.
+                prepared.repository.replace(&path, bytes).await?
             }
         }
         other => other?,
@@ -128,7 +130,7 @@ pub(super) async fn stored(prepared: &Prepared, name: PartName) -> Result<Option
         Err(e) if e.kind() == ErrorKind::Damaged => {
             let cause = e.causes().join(": ");
             prepared.workspace.events.warn(format!("{e}: {cause}; it is computed again"));
-            prepared.repository.delete(&path).await?;
+            // It stays until its replacement is at hand.
             Ok(None)
         }
         Err(e) => Err(e),
