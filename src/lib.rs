@@ -16,6 +16,8 @@ pub mod drill;
 pub mod embed;
 pub mod error;
 pub mod event;
+pub mod faults;
+mod guard;
 pub mod ids;
 mod ingest;
 pub mod measure;

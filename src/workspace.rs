@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use object_store::ObjectStore;
+
 use crate::cancel::Cancel;
 use crate::chunk::{Chunker, ChunkingRules, SPLITTER_VERSION};
 use crate::corpus::{Corpus, EXTRACTOR_VERSION};
@@ -43,9 +45,13 @@ pub struct Workspace {
     pub replica: Option<String>,
     /// An engine that is open already; otherwise the pipeline's model is opened when it is needed.
     pub engine: Option<Arc<Engine>>,
+    /// The clock: when a snapshot says it was taken.
+    pub now: Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>,
     opened: Arc<std::sync::Mutex<Option<Arc<dyn Target>>>>,
     unlock: Arc<tokio::sync::OnceCell<Unlock>>,
     given: Option<Repository>,
+    corpus_store: Option<Arc<dyn ObjectStore>>,
+    repository_store: Option<Arc<dyn ObjectStore>>,
 }
 
 impl Workspace {
@@ -62,10 +68,25 @@ impl Workspace {
             variables: Arc::new(|_| None),
             replica: None,
             engine: None,
+            now: Arc::new(jiff::Timestamp::now),
             opened: Arc::default(),
             unlock: Arc::default(),
             given: None,
+            corpus_store: None,
+            repository_store: None,
         }
+    }
+
+    /// Reads documents from this store, from its root, instead of opening the pipeline's.
+    #[must_use]
+    pub fn with_corpus_store(self, store: Arc<dyn ObjectStore>) -> Self {
+        Self { corpus_store: Some(store), ..self }
+    }
+
+    /// Keeps the repository in this store, at its root, instead of opening the pipeline's.
+    #[must_use]
+    pub fn with_repository_store(self, store: Arc<dyn ObjectStore>) -> Self {
+        Self { repository_store: Some(store), ..self }
     }
 
     /// The pipeline's repository, or the replica that was chosen instead. Where it cannot be opened, the error says which
@@ -73,6 +94,11 @@ impl Workspace {
     pub async fn repository(&self) -> Result<Repository> {
         if let Some(repository) = &self.given {
             return Ok(repository.clone());
+        }
+        if let Some(store) = &self.repository_store {
+            let repository =
+                Repository::over(store.clone(), &self.pipeline.repository.url).unlock(&self.unlock().await?).await?;
+            return Ok(repository.with_locking(self.locking()));
         }
         let place = self.chosen()?;
         match self.open_repository(&place).await {
@@ -95,6 +121,10 @@ impl Workspace {
         }
         self.refuse_replica()?;
         let settings = &self.pipeline.repository;
+        if let Some(store) = &self.repository_store {
+            let repository = Repository::over(store.clone(), &settings.url).create(&self.unlock().await?).await?;
+            return Ok(repository.with_locking(self.locking()));
+        }
         let unlock = self.unlock().await?;
         let repository =
             Repository::open_or_create(&settings.url, &self.base, &self.options(&settings.store)?, &unlock).await?;
@@ -131,6 +161,9 @@ impl Workspace {
 
     /// The corpus that the settings describe.
     pub fn corpus(&self, settings: &CorpusSettings) -> Result<Corpus> {
+        if let Some(store) = &self.corpus_store {
+            return Corpus::with_store(settings, store.clone(), object_store::path::Path::default());
+        }
         Corpus::open_with(settings, &self.base, self.options(&settings.store)?)
     }
 

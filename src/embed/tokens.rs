@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use tokenizers::Encoding;
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded;
 use crate::ids::Digest;
 
 /// A tokenizer that never truncates and never pads, whatever its file says.
@@ -27,8 +30,13 @@ impl Tokenizer {
 
     /// Parses the bytes of a `tokenizer.json`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::new(ErrorKind::ModelMismatch, "this is not a tokenizer file").because(e))?;
+        let mut inner = guarded(ErrorKind::ModelMismatch, || {
+            let inner = tokenizers::Tokenizer::from_bytes(bytes)
+                .map_err(|e| Error::new(ErrorKind::ModelMismatch, "this is not a tokenizer file").because(e))?;
+            // Some files can be read but not be used: what they refer to is not in them.
+            inner.encode_fast("a", true).map_err(failed)?;
+            Ok(inner)
+        })?;
         inner
             .with_truncation(None)
             .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot switch truncation off").because(e))?;
@@ -48,17 +56,17 @@ impl Tokenizer {
 
     /// Byte spans in `text` of its tokens, special tokens not counted.
     pub fn spans(&self, text: &str) -> Result<Vec<(usize, usize)>> {
-        Ok(self.inner.encode(text, false).map_err(failed)?.get_offsets().to_vec())
+        Ok(encoded(|| self.inner.encode(text, false))?.get_offsets().to_vec())
     }
 
     /// Number of tokens, special tokens not counted.
     pub fn count(&self, text: &str) -> Result<usize> {
-        Ok(self.inner.encode_fast(text, false).map_err(failed)?.len())
+        Ok(encoded(|| self.inner.encode_fast(text, false))?.len())
     }
 
     /// Token ids as the model takes them, special tokens included.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
+        Ok(encoded(|| self.inner.encode_fast(text, true))?.get_ids().to_vec())
     }
 
     /// Whether a cut beside an ASCII space, tab or line end never changes the tokens on either side of it.
@@ -90,6 +98,10 @@ impl Tokenizer {
     pub fn special_tokens(&self) -> Result<usize> {
         Ok(self.encode("")?.len())
     }
+}
+
+fn encoded(encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Result<Encoding> {
+    guarded(ErrorKind::ModelMismatch, || encode().map_err(failed))
 }
 
 fn failed(e: tokenizers::Error) -> Error {

@@ -431,7 +431,7 @@ fn read_columns<T>(
     let mut rows = Vec::new();
     for batch in reader {
         let batch = batch?;
-        if column::<UInt32Array>(&batch, "bucket")?.value(0) == bucket {
+        if column::<UInt32Array>(&batch, "bucket")?.values().first() == Some(&bucket) {
             rows.extend(rows_of(&batch)?);
         }
     }

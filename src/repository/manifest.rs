@@ -31,6 +31,13 @@ pub struct ObjectRef {
     pub buckets: Option<(u32, u32)>,
 }
 
+impl ObjectRef {
+    /// Whether these are the object's bytes.
+    pub(super) fn is(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.bytes && Digest::of(bytes) == self.digest
+    }
+}
+
 /// A document that was left out, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -191,6 +198,8 @@ struct Sealed<T> {
 }
 
 const SEAL: &str = "manifest/1";
+/// Most bits that number a bucket.
+const MOST_BITS: u8 = 24;
 
 impl Manifest {
     /// Writes the manifest: the commit of the snapshot.
@@ -209,12 +218,14 @@ impl Manifest {
                 .with("repository", repository.url())
                 .guidance("`regrow list` shows the snapshots")
         })?;
-        let manifest = Self::parse(&bytes).map_err(|e| e.with("object", &name).with("repository", repository.url()))?;
+        let manifest = Self::parse(&bytes);
+        let manifest = manifest.map_err(|e| e.with("object", &name).with("repository", repository.url()))?;
         if manifest.id != id {
             return Err(Error::new(ErrorKind::Damaged, "the manifest is another snapshot's")
                 .with("object", name)
+                .with("found", manifest.id)
                 .with("repository", repository.url())
-                .with("found", manifest.id));
+                .guidance("use another snapshot (`regrow list`), or a copy of this repository"));
         }
         Ok(manifest)
     }
@@ -239,7 +250,13 @@ impl Manifest {
         if found != sealed.digest {
             return Err(damaged(format!("its digest is {}, recorded is {}", found.short(), sealed.digest.short())));
         }
-        serde_json::from_value(sealed.manifest).map_err(|e| damaged(e.to_string()))
+        let manifest: Self = serde_json::from_value(sealed.manifest).map_err(|e| damaged(e.to_string()))?;
+        // The digest tells what has changed, not what was never right: numbers that are counted to are limited here.
+        let bits = manifest.buckets.bits;
+        if bits > MOST_BITS {
+            return Err(damaged(format!("{bits} bits of buckets, of {MOST_BITS} at most")));
+        }
+        Ok(manifest)
     }
 
     /// All snapshots whose manifest is there, oldest first: ids only.

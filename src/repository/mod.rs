@@ -12,6 +12,7 @@ mod layout;
 mod locks;
 mod manifest;
 mod overlay;
+mod reliable;
 mod seal;
 mod slots;
 mod store;
@@ -33,6 +34,7 @@ pub use locks::{Lock, LockInfo, LockKind, Locking, UnlockReport};
 pub use manifest::{
     Buckets, Captured, CorpusRecord, Counts, Manifest, ObjectRef, SkippedDocument, SnapshotSummary, TargetRecord,
 };
+pub use reliable::{Reliable, Retries, Sleep};
 pub use slots::SlotKind;
 pub use store::Repository;
 

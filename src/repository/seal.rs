@@ -2,7 +2,6 @@
 //!
 //! In a repository that is not encrypted everything here passes bytes through as they are.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -261,8 +260,5 @@ impl Repository {
 
 /// Reads something that parses stored bytes: where the parser panics over them, they are damaged.
 pub(crate) fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Error::new(ErrorKind::Damaged, "the file is malformed")),
-    }
+    crate::guard::guarded(ErrorKind::Damaged, read)
 }

@@ -14,6 +14,7 @@ use super::layout::{FORMAT_VERSION, path};
 use super::locks::Locking;
 use super::manifest::ObjectRef;
 use super::overlay::Overlay;
+use super::reliable::{Reliable, Retries};
 use super::seal::Protection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
@@ -90,8 +91,10 @@ impl Repository {
     pub(super) fn connect(url: &str, base: &Path, options: &[(String, String)], create: bool) -> Result<Self> {
         let directory = match store::open(url, base, options).map_err(|e| e.with("key", "repository.url"))? {
             Opened::Remote(remote) => {
-                let store = Arc::new(PrefixStore::new(remote.store, remote.prefix));
-                return Ok(Self::at(store, remote.kind, None, store::display(url)));
+                // The client has its own tries: once more, for what it does not repeat.
+                let retries = Retries { tries: 2, ..Retries::default() };
+                let store = Reliable::new(Arc::new(PrefixStore::new(remote.store, remote.prefix)), retries);
+                return Ok(Self::at(Arc::new(store), remote.kind, None, store::display(url)));
             }
             Opened::Directory(directory) => directory,
         };
@@ -190,17 +193,15 @@ impl Repository {
         };
         match self.get_checked(&object).await {
             Ok(_) => Ok(object),
-            // What is there is not what its name says.
-            Err(e) if e.kind() == ErrorKind::Damaged => {
-                self.delete(&name).await?;
-                self.put_new(&name, bytes).await
-            }
+            // What is there is not what its name says. It is replaced in one step: snapshots that need it must never
+            // be without it, and what its name says is right for all of them.
+            Err(e) if e.kind() == ErrorKind::Damaged => self.replace(&name, bytes).await,
             Err(e) => Err(e),
         }
     }
 
     /// Makes a written object and its name survive a power failure, where the store leaves that to us.
-    async fn sync(&self, name: &str) -> Result<()> {
+    pub(super) async fn sync(&self, name: &str) -> Result<()> {
         let Some(root) = &self.local else { return Ok(()) };
         let file = root.join(name);
         tokio::task::spawn_blocking(move || {
@@ -232,16 +233,12 @@ impl Repository {
 
     /// Reads an object and checks size and digest: [`ErrorKind::Damaged`] when it is not what was written.
     pub async fn get_checked(&self, object: &ObjectRef) -> Result<Bytes> {
-        let bytes = self.get(&object.path).await.map_err(|e| {
-            if e.kind() != ErrorKind::NotFound {
-                return e;
-            }
-            Error::new(ErrorKind::Damaged, "an object of the repository is missing")
-                .with("object", &object.path)
-                .with("repository", &self.url)
-                .guidance("`regrow verify` lists everything that is damaged and which snapshots it hurts")
-        })?;
-        if bytes.len() as u64 != object.bytes || Digest::of(&bytes) != object.digest {
+        let mut bytes = self.get_object(object).await?;
+        if !object.is(&bytes) {
+            // Bytes may go wrong on their way; what is damaged in the store is so the second time, too.
+            bytes = self.get_object(object).await?;
+        }
+        if !object.is(&bytes) {
             return Err(Error::new(ErrorKind::Damaged, "an object of the repository is not what was written")
                 .with("object", &object.path)
                 .with("expected", format!("{} bytes, {}", object.bytes, object.digest.short()))
@@ -249,6 +246,19 @@ impl Repository {
                 .guidance("`regrow verify` lists everything that is damaged and which snapshots it hurts"));
         }
         Ok(bytes)
+    }
+
+    /// Reads an object that must be there.
+    async fn get_object(&self, object: &ObjectRef) -> Result<Bytes> {
+        self.get(&object.path).await.map_err(|e| {
+            if e.kind() != ErrorKind::NotFound {
+                return e;
+            }
+            Error::new(ErrorKind::Damaged, "an object of the repository is missing")
+                .with("object", &object.path)
+                .with("repository", &self.url)
+                .guidance("`regrow verify` lists everything that is damaged and which snapshots it hurts")
+        })
     }
 
     /// The names and sizes of the objects below a prefix, in no particular order.

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::{GetResultPayload, ObjectStoreExt, path::Path as ObjectPath};
 
 use super::layout::path;
+use super::manifest::ObjectRef;
 use super::store::Repository;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
@@ -127,13 +128,13 @@ impl Repository {
 
     /// Puts `bytes` where something damaged or nothing lies. Called only with the replacement at hand, for what can be
     /// derived, or what a replica had with the recorded digest.
-    pub(crate) async fn replace(&self, name: &str, bytes: Bytes) -> Result<()> {
-        match self.put_new(name, bytes.clone()).await {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            other => return other.map(drop),
-        }
-        self.delete(name).await?;
-        self.put_new(name, bytes).await.map(drop)
+    pub(crate) async fn replace(&self, name: &str, bytes: Bytes) -> Result<ObjectRef> {
+        let (length, digest) = (bytes.len() as u64, Digest::of(&bytes));
+        // In one step: nothing that refers to it is ever without it.
+        let put = self.store.put(&ObjectPath::from(name), bytes.into()).await;
+        put.map_err(|e| Error::from(e).with("object", name).with("repository", self.url()))?;
+        self.sync(name).await?;
+        Ok(ObjectRef { path: name.to_owned(), bytes: length, digest, rows: None, buckets: None })
     }
 }
 

@@ -120,13 +120,12 @@ pub(super) async fn store(
     let mut object = match prepared.repository.put_new(&path, bytes.clone()).await {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             let there = prepared.repository.get(&path).await?;
-            match read_part(&name, there.clone(), &seal) {
-                Ok(stored) if stored == rows => object_ref(&path, &there),
+            let kept = object_ref(&path, &there);
+            match read_part(&name, there, &seal) {
+                Ok(stored) if stored == rows && prepared.repository.get_checked(&kept).await.is_ok() => kept,
                 Err(e) if e.kind() != ErrorKind::Damaged => return Err(e.with("object", &path)),
-                _ => {
-                    prepared.repository.delete(&path).await?;
-                    prepared.repository.put_new(&path, bytes).await?
-                }
+                // In one step: vector sets that name it are never without it.
+                _ => prepared.repository.replace(&path, bytes).await?,
             }
         }
         other => other?,
@@ -150,7 +149,7 @@ pub(super) async fn stored(prepared: &Prepared, name: PartName) -> Result<Option
         Err(e) if e.kind() == ErrorKind::Damaged => {
             let cause = e.causes().join(": ");
             prepared.workspace.events.warn(format!("{e}: {cause}; it is computed again"));
-            prepared.repository.delete(&path).await?;
+            // It stays until its replacement is at hand.
             Ok(None)
         }
         Err(e) => Err(e),

@@ -68,7 +68,7 @@ async fn locked(
     lock: &Lock,
 ) -> Result<SnapshotReport> {
     let started = Instant::now();
-    let created = jiff::Timestamp::now();
+    let created = (workspace.now)();
     let tags = tags(&options.tags)?;
     let pipeline = &workspace.pipeline;
     let events = &workspace.events;
@@ -430,7 +430,7 @@ impl Run<'_> {
             format: FORMAT_VERSION,
             id: id.clone(),
             created,
-            completed: jiff::Timestamp::now(),
+            completed: (workspace.now)(),
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
             pipeline: pipeline.name.clone(),
             corpus: CorpusRecord {

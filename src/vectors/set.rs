@@ -103,6 +103,12 @@ impl VectorSetRecord {
                 .with("object", name)
                 .with("format", record.format));
         }
+        if record.id != id {
+            return Err(Error::new(ErrorKind::Damaged, "the commit record is another vector set's")
+                .with("object", name)
+                .with("found", record.id)
+                .guidance("the next restore writes it again"));
+        }
         Ok(record)
     }
 }

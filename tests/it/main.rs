@@ -4,12 +4,16 @@
 mod bad_input;
 mod capture;
 mod common;
+mod damage;
 mod encryption;
 mod formats;
 mod full_disk;
+mod fuzz;
+mod huge_listing;
 mod incremental;
 mod interrupt;
 mod pipelines;
+mod random_ops;
 mod records;
 mod replicas;
 mod reports;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{ObjectStoreExt, path::Path as ObjectPath};
 use regrow::error::{Error, ErrorKind};
-use regrow::repository::Repository;
+use regrow::repository::{Repository, Unlock};
 use regrow::store;
 
 use crate::servers::{Kind, Proxy, Server, Trouble};
@@ -31,7 +31,7 @@ impl Faulty {
     }
 
     async fn open(&self) -> Result<Repository, Error> {
-        Repository::open_or_create("gs://repo/x", Path::new("/"), &self.options).await
+        Repository::open_or_create("gs://repo/x", Path::new("/"), &self.options, &Unlock::default()).await
     }
 
     /// The bucket itself, past the proxy.

@@ -12,7 +12,7 @@ use regrow::corpus::Corpus;
 use regrow::error::{Error, ErrorKind};
 use regrow::ids::Digest;
 use regrow::pipeline::CorpusSettings;
-use regrow::repository::Repository;
+use regrow::repository::{Repository, Unlock};
 use regrow::store;
 
 use crate::common::{Project, Run};
@@ -25,7 +25,7 @@ fn connect(url: &str, options: &Options) -> Arc<dyn ObjectStore> {
 }
 
 async fn repository(url: &str, options: &Options) -> Result<Repository, Error> {
-    Repository::open_or_create(url, Path::new("/"), options).await
+    Repository::open_or_create(url, Path::new("/"), options, &Unlock::default()).await
 }
 
 /// object_store's own conformance suite, each part below a prefix of its own; without the parts that this server
@@ -250,13 +250,11 @@ async fn versions_are_read(server: &Server, bucket: &str) {
         let path = ObjectPath::from(name);
         store.put(&path, text(1).into()).await.unwrap();
         let mut object = corpus.head(name).await.unwrap().unwrap();
-        object.version = None;
-        let first: Vec<_> = corpus.read(&object).try_collect().await.unwrap();
-        object.version.clone_from(&first[0].version);
         assert!(object.version.is_some(), "{name}: the answer says which version it is");
+        let first: Vec<_> = corpus.read(&object).try_collect().await.unwrap();
         store.put(&path, text(22).into()).await.unwrap();
         let again: Vec<_> = corpus.read(&object).try_collect().await.unwrap();
-        assert_eq!((&again[0].text, &again[0].version), (&first[0].text, &object.version), "{name}");
+        assert_eq!(again[0].text, first[0].text, "{name}");
         let pinned = corpus.pinned(&object).await.unwrap().unwrap();
         assert_eq!((pinned.size, &pinned.version), (object.size, &object.version));
         store.delete(&path).await.unwrap();

@@ -20,12 +20,23 @@ use tokio::runtime::Handle;
 use super::super::place;
 use super::{Sink, Source};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded;
 
 /// Uncompressed bytes of a batch, by the average of the file.
 const BATCH_BYTES: u64 = 8 << 20;
 const BATCH_ROWS: u64 = 1024;
 
 pub(super) fn read(
+    source: &Source<'_>,
+    reader: Box<dyn AsyncFileReader>,
+    handle: &Handle,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    guarded(ErrorKind::BadDocument, || read_rows(source, reader, handle, sink))
+        .map_err(|e| if e.context_value("file").is_none() { e.with("file", &source.object.path) } else { e })
+}
+
+fn read_rows(
     source: &Source<'_>,
     reader: Box<dyn AsyncFileReader>,
     handle: &Handle,

@@ -86,3 +86,61 @@ fn unpack(wheel: &Path, path: &str, files: &[CardFile], staging: &Staging) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+    use crate::event::Events;
+    use crate::ids::Digest;
+    use crate::model::pins::Pins;
+
+    /// A wheel with the card's files, two of them compressed.
+    fn wheel(card: &ModelCard) -> Vec<u8> {
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for (i, file) in card.files.iter().enumerate() {
+            let method = if i == 0 { zip::CompressionMethod::Stored } else { zip::CompressionMethod::Deflated };
+            let options = SimpleFileOptions::default().compression_method(method);
+            archive.start_file(below("package/model", &file.name), options).unwrap();
+            archive.write_all(&b"sand and glass ".repeat(50)).unwrap();
+        }
+        archive.finish().unwrap().into_inner()
+    }
+
+    #[test]
+    fn a_damaged_wheel_is_an_error_and_nothing_worse() {
+        let text = include_str!("../../../tests/fixtures/v1/card.toml");
+        let card = ModelCard::parse(text, "card.toml").unwrap();
+        let (folder, good) = (tempfile::tempdir().unwrap(), wheel(&card));
+        let path = folder.path().join("a.whl");
+        let mut refused = 0;
+        for case in 0..2000u32 {
+            let mut bytes = good.clone();
+            // Case 0 is the wheel as it is.
+            for change in 0..case.min(1 + case % 4) {
+                let number = Digest::of(&[case.to_le_bytes(), change.to_le_bytes()].concat()).prefix();
+                // Half of the changes are to the directory at the end, which the rest hangs on.
+                let near = if number & 1 == 0 { bytes.len() } else { bytes.len().min(400) };
+                let at = bytes.len() - 1 - (number >> 16) as usize % near;
+                match number >> 1 & 3 {
+                    0 => bytes[at] ^= 1 << (number >> 8 & 7),
+                    1 => bytes[at] = 0xff,
+                    2 => bytes.truncate(at.max(1)),
+                    _ => drop(bytes.drain(at..(at + 9).min(bytes.len()))),
+                }
+                if bytes.len() < 2 {
+                    break;
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let staging = Staging::new(folder.path(), Pins::default(), &Events::silent()).unwrap();
+            let outcome = unpack(&path, "package/model", &card.files, &staging);
+            assert!(case > 0 || outcome.is_ok(), "{outcome:?}");
+            refused += u32::from(outcome.is_err());
+        }
+        assert!(refused > 500, "{refused}");
+    }
+}
