@@ -34,6 +34,9 @@ const AHEAD: usize = 4;
 const SMALL_PACKS: usize = 64;
 const SMALL: u64 = FULL as u64 / 4;
 
+/// Where blobs are, pack and row, by the first half of their digest.
+type Known = HashMap<[u8; 16], (u32, u32)>;
+
 /// What was captured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CaptureTotals {
@@ -72,7 +75,7 @@ struct Shared {
     repository: Repository,
     previous: Captured,
     slots: Vec<Mutex<Option<(u32, PackBuilder)>>>,
-    known: OnceLock<Mutex<HashMap<[u8; 16], (u32, u32)>>>,
+    known: OnceLock<Mutex<Known>>,
     loading: Mutex<()>,
     /// New packs; they are counted on from the previous snapshot's.
     packs: Mutex<Vec<Option<ObjectRef>>>,
@@ -444,7 +447,7 @@ impl Shared {
 
     /// The blobs that are stored, by the first half of their digest. Those of the previous snapshot are read when the
     /// first is asked for: a snapshot in which nothing is new does not need them.
-    fn known(&self) -> Result<&Mutex<HashMap<[u8; 16], (u32, u32)>>> {
+    fn known(&self) -> Result<&Mutex<Known>> {
         if let Some(known) = self.known.get() {
             return Ok(known);
         }

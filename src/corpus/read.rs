@@ -19,6 +19,7 @@ use crate::pipeline::RecordFormat;
 
 /// What a reading of one object tells, in this order: opened, documents, ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are documents")]
 pub(crate) enum Reading {
     /// The object as it was opened; the documents that follow are of this state.
     Opened(SourceObject),

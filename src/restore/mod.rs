@@ -55,7 +55,7 @@ pub enum DocumentSource {
 
 impl DocumentSource {
     /// Whether the documents of this snapshot come from its own copies.
-    fn from_captured(self, manifest: &Manifest) -> Result<bool> {
+    fn is_captured(self, manifest: &Manifest) -> Result<bool> {
         match (self, &manifest.captured) {
             (Self::Auto, captured) => Ok(captured.is_some()),
             (Self::Corpus, _) => Ok(false),

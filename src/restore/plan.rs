@@ -129,7 +129,7 @@ impl Prepared {
         // The corpus may have moved; everything else is read as it was recorded.
         settings.url = workspace.pipeline.corpus.url.clone();
         settings.store = workspace.pipeline.corpus.store.clone();
-        let from_captured = options.documents.from_captured(&manifest)?;
+        let from_captured = options.documents.is_captured(&manifest)?;
         let corpus = OnceLock::new();
         if !from_captured {
             drop(corpus.set(Arc::new(workspace.corpus(&settings)?)));

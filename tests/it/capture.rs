@@ -231,7 +231,7 @@ fn files_that_are_written_and_deleted_meanwhile_do_not_fail_a_snapshot() {
             let mut i = 0_u32;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 let path = folder.join(format!("{}.md", i % 50));
-                if i % 3 == 0 {
+                if i.is_multiple_of(3) {
                     drop(std::fs::remove_file(&path));
                 } else {
                     std::fs::write(&path, format!("# {i}\n\nbusy {i}\n").repeat(50)).unwrap();
