@@ -10,11 +10,14 @@ use crate::error::Result;
 use crate::ids::Digest;
 use crate::repository::{Repository, bucket_of, path};
 
+/// A part's name, its object, and when it was written.
+type StoredPart = (PartName, String, jiff::Timestamp);
+
 /// The parts that exist under one model context, by name only: one entry per part, none per chunk.
 #[derive(Debug, Default)]
 pub(crate) struct ReuseIndex {
     /// Newest first.
-    parts: Vec<(PartName, String, jiff::Timestamp)>,
+    parts: Vec<StoredPart>,
     objects: HashSet<String>,
 }
 
@@ -86,7 +89,7 @@ impl ReuseIndex {
         }
         let mut places: Vec<_> = places.into_iter().collect();
         places.sort_by_key(|(place, documents)| (Reverse(documents.len()), *place));
-        let mut by_place: HashMap<(u8, u32), Vec<&(PartName, String, jiff::Timestamp)>> = HashMap::new();
+        let mut by_place: HashMap<(u8, u32), Vec<&StoredPart>> = HashMap::new();
         for part in self.parts.iter().filter(|(name, ..)| !name.overlaps(bits, bucket)) {
             let versions = by_place.entry((part.0.bits, part.0.bucket)).or_default();
             if versions.len() < VERSIONS {
