@@ -174,8 +174,7 @@ impl CaptureWriter {
     }
 
     /// The object at `path` is what it was in the previous snapshot: its rows are kept, and nothing is read.
-    /// `records` says whether it is a record file. The previous snapshot must have captured it in the same mode; see
-    /// [`CaptureWriter::has_previous`].
+    /// `records` says whether it is a record file. The previous snapshot must have captured it in the same mode.
     pub(crate) fn keep(&self, path: &str, records: bool) -> Result<()> {
         if records && self.mode == CaptureMode::Text {
             locked(&self.shared.counts).kept_files.insert(path.to_owned());
@@ -188,6 +187,7 @@ impl CaptureWriter {
 
     /// Whether there is something to keep: the previous snapshot captured its documents in this mode. Where it did not,
     /// every object must be read.
+    #[cfg(test)]
     pub(crate) fn has_previous(&self) -> bool {
         !self.shared.previous.index.is_empty()
     }

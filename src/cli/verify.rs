@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use regrow::Result;
-use regrow::verify::{Level, VerifyOptions, VerifyReport, name_replicas, verify};
+use regrow::verify::{Level, VerifyOptions, VerifyReport, cannot_be_recorded, name_replicas, record, verify};
 
 use super::args::VerifyArgs;
 use super::format::{bytes, count, duration};
@@ -15,10 +15,19 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer, args: &VerifyArg
     if let Some(from) = &args.from {
         workspace.replica = Some(from.clone());
     }
+    let started = (workspace.now)();
     let repository = workspace.repository().await?;
     let options = options(args);
     let mut report = verify(&repository, &options, &workspace.events, &workspace.cancel).await?;
     name_replicas(&workspace, &mut report.damaged).await?;
+    // Of one snapshot only, it says little about the repository.
+    if options.snapshot.is_none() {
+        match record(&repository, &report, started).await {
+            Ok(_) => {}
+            Err(e) if cannot_be_recorded(&e) => workspace.events.note(format!("the verification is not recorded: {e}")),
+            Err(e) => workspace.events.warn(format!("the verification could not be recorded: {e}")),
+        }
+    }
     settings.end_progress();
     printer.report(&report, || view(&report))?;
     Ok(report.exit_code)

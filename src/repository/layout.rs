@@ -14,6 +14,7 @@ pub(crate) mod path {
     pub(crate) const VECTORS: &str = "vectors";
     pub(crate) const VECTOR_SETS: &str = "vector-sets";
     pub(crate) const DRILLS: &str = "drills";
+    pub(crate) const VERIFICATIONS: &str = "verifications";
     pub(crate) const RESTORES: &str = "restores";
     pub(crate) const LOCKS: &str = "locks";
     pub(crate) const PRUNES: &str = "prunes";

@@ -19,7 +19,8 @@ use crate::ids::Digest;
 const BUFFER: usize = 1 << 20;
 
 /// The folders of a repository.
-const FOLDERS: [&str; 14] = [
+const FOLDERS: [&str; 15] = [
+    path::VERIFICATIONS,
     path::SNAPSHOTS,
     path::INVENTORIES,
     path::CANARIES,

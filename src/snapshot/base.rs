@@ -39,6 +39,8 @@ pub(super) fn differs(previous: &Manifest, now: &Now<'_>) -> Option<&'static str
         Some("the model is another")
     } else if previous.corpus.capture != now.capture {
         Some("documents are captured in another mode")
+    } else if now.capture != CaptureMode::Reference && previous.captured.is_none() {
+        Some("its documents were not captured")
     } else {
         None
     }

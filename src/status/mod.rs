@@ -6,7 +6,7 @@ use serde::Serialize;
 
 pub use crate::diff::{Exposure, exposure};
 use crate::error::{ErrorKind, Result};
-use crate::repository::{Manifest, Repository, SnapshotSummary};
+use crate::repository::{Manifest, Repository, SnapshotSummary, path};
 use crate::targets::{CollectionInfo, Target};
 use crate::workspace::Workspace;
 
@@ -113,7 +113,37 @@ async fn of_repository(workspace: &Workspace, repository: &Repository, report: &
             Err(e) => report.problems.push(e.to_string()),
         }
     }
+    match crate::verify::last_verification(repository).await {
+        Ok(record) => report.last_verification = record.and_then(|r| serde_json::to_value(r).ok()),
+        Err(e) => report.problems.push(e.to_string()),
+    }
+    if let Some(manifest) = &latest {
+        report.replicas = replicas(workspace, &manifest.id).await;
+    }
     answer(workspace, Some(repository), latest.as_ref(), &times, report).await
+}
+
+/// Whether each replica has the snapshot.
+async fn replicas(workspace: &Workspace, snapshot: &str) -> Vec<ReplicaState> {
+    let mut states = Vec::new();
+    for place in &workspace.pipeline.repository.replicas {
+        let there = async {
+            let replica = workspace.open_replica(place).await?;
+            Ok::<_, crate::Error>(replica.size(&path::manifest(snapshot)).await?.is_some())
+        };
+        let (current, problem) = match there.await {
+            Ok(current) => (current, None),
+            Err(e) if e.kind() == ErrorKind::NotFound => (false, None),
+            Err(e) => (false, Some(e.to_string())),
+        };
+        states.push(ReplicaState {
+            name: place.name.clone(),
+            url: crate::store::display(&place.url),
+            current,
+            problem,
+        });
+    }
+    states
 }
 
 /// Answers the questions from what has been found out.
@@ -132,7 +162,14 @@ async fn answer(
         report.answers.push(answers::complete(repository, latest).await?);
     }
     report.answers.push(answers::retained(&pipeline.retention, snapshots, now));
-    report.answers.push(answers::encrypted(None));
+    let slots = match repository {
+        Some(repository) if repository.is_encrypted() => {
+            let keys = crate::repository::list_keys(repository.clone(), &workspace.unlock().await?).await?;
+            Some(keys.slots.len())
+        }
+        _ => None,
+    };
+    report.answers.push(answers::encrypted(slots));
     report.answers.push(answers::tested(report.last_drill.as_ref(), report.last_verification.as_ref(), now));
     report.answers.push(answers::rpo(report.age_seconds, report.exposure.as_ref(), pipeline.drill.rpo_seconds));
     report.answers.push(answers::rto(report.last_drill.as_ref(), pipeline.drill.rto_seconds));

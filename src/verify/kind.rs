@@ -31,6 +31,8 @@ pub enum ObjectKind {
     Part,
     /// The record of a drill.
     Drill,
+    /// The record of a verification.
+    Verification,
     /// What a run that is under way keeps: receipts, locks, marks, parts of a drill.
     Temporary,
     /// Nothing that this build knows.
@@ -62,6 +64,7 @@ impl ObjectKind {
             path::VECTOR_SETS => Self::VectorSet,
             path::DRILLS if rest.contains('/') => Self::Temporary,
             path::DRILLS => Self::Drill,
+            path::VERIFICATIONS => Self::Verification,
             path::RESTORES | "locks" | "prunes" | "doctor" => Self::Temporary,
             _ => Self::Other,
         }
@@ -81,6 +84,7 @@ impl ObjectKind {
             Self::VectorSet => "vector set record",
             Self::Part => "part",
             Self::Drill => "drill record",
+            Self::Verification => "verification record",
             Self::Temporary => "temporary object",
             Self::Other => "unknown object",
         }

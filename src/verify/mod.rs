@@ -12,6 +12,7 @@ mod captured;
 mod check;
 mod kind;
 mod needs;
+mod record;
 mod report;
 mod subset;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 pub use kind::ObjectKind;
+pub use record::{VerificationRecord, cannot_be_recorded, last_verification, record};
 pub use report::{DamagedObject, Level, Orphans, Problem, VerifyReport};
 pub use subset::Subset;
 

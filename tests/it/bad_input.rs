@@ -337,9 +337,9 @@ fn damaged_objects_of_a_snapshot_are_named() {
     let project = project_or_skip!();
     three(&project);
     let snapshot = project.run(&["snapshot", "--json"]).ok()["snapshot"].as_str().unwrap().to_owned();
-    let folder = format!("snapshots/{snapshot}");
-    for name in ["canaries.parquet", "inventory-00000.parquet"] {
-        let object = format!("{folder}/{name}");
+    let manifest = project.run(&["show", &snapshot, "--json"]).ok()["manifest"].clone();
+    for object in [&manifest["canaries"]["path"], &manifest["inventory"][0]["path"]] {
+        let object = object.as_str().unwrap().to_owned();
         let path = project.path(&format!(".regrow/repository/{object}"));
         let good = std::fs::read(&path).unwrap();
         // Changed, truncated, gone.
@@ -777,7 +777,7 @@ fn a_damaged_repository_or_drill_record_is_named() {
         "{\"format\": 99, \"id\": \"00000000-0000-0000-0000-000000000000\", \"created\": \"2026-01-01T00:00:00Z\"}",
     );
     let e = refused(&project, &["list"], 2, "configuration");
-    assert_eq!((e.context("format").as_str(), e.context("readable").as_str()), ("99", "1"));
+    assert_eq!((e.context("format").as_str(), e.context("readable").as_str()), ("99", "2"));
 }
 
 #[test]
