@@ -212,7 +212,8 @@ impl StoreReader {
             etag: read.etag.clone(),
             range: got.range.clone(),
             resumed: 0,
-            stream: got.into_stream(),
+            // What has come to its end is asked again by readers that read on.
+            stream: got.into_stream().fuse().boxed(),
             current: Bytes::new(),
         };
         Ok((reader, read))
@@ -235,7 +236,8 @@ impl StoreReader {
             if_match: self.etag.clone(),
             ..Default::default()
         };
-        self.stream = self.handle.block_on(self.store.get_opts(&self.location, options))?.into_stream();
+        let got = self.handle.block_on(self.store.get_opts(&self.location, options))?;
+        self.stream = got.into_stream().fuse().boxed();
         Ok(())
     }
 }

@@ -54,6 +54,8 @@ const NAMED: usize = 50;
 /// `Configuration` for a tag that is none; `BadDocument` where bad documents fail the run; what the corpus, the model
 /// and the repository fail with; `Locked`, retryable, while a prune removes objects from the repository.
 pub async fn snapshot(workspace: &Workspace, options: &SnapshotOptions) -> Result<SnapshotReport> {
+    // Before anything is made: a corpus that is not there must not leave an empty repository.
+    workspace.corpus(&workspace.pipeline.corpus)?;
     let repository = workspace.create_repository().await?;
     let lock = repository.lock(LockKind::Shared, "snapshot", &workspace.events).await?;
     let outcome = locked(workspace, options, repository, &lock).await;

@@ -448,6 +448,8 @@ async fn a_snapshot_of_format_1_is_built_on() {
     for bucket in 0..1 << new.buckets.bits {
         after.extend(reader.bucket(bucket).await.unwrap());
     }
+    // Files had no tags then.
+    after.iter_mut().for_each(|row| row.object.etag = None);
     assert_eq!(after, before);
 }
 

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use regrow::cancel::Cancel;
 use regrow::event::Events;
 use regrow::ids::Digest;
-use regrow::repository::{FileSeal, InventoryReader, Manifest, VerifyOptions, verify};
+use regrow::repository::{FileSeal, InventoryReader, Manifest, Repository, VerifyOptions, verify};
 use regrow::restore::RestoreReport;
 use regrow::targets::Target;
 use regrow::targets::memory::MemoryTarget;
@@ -37,6 +37,20 @@ pub async fn everything(world: &mut World) {
     assert_eq!(found, wrong_parts(world).await, "{}", world.now);
     let known: BTreeSet<_> = world.damaged.iter().cloned().collect();
     assert!(found.is_subset(&known), "{}: {:?}", world.now, report.damaged);
+}
+
+/// Every snapshot that the replica shows is whole there, and after a copy that went well it has all of them.
+pub async fn replica(world: &World, complete: bool) {
+    let replica = Repository::over(world.copied.clone(), "replica");
+    let ids = Manifest::ids(&replica).await.unwrap_or_else(|e| panic!("{}: {e:?}", world.now));
+    for id in &ids {
+        let manifest = Manifest::read(&replica, id).await.unwrap_or_else(|e| panic!("{}: {e:?}", world.now));
+        for object in manifest.objects() {
+            replica.get_checked(object).await.unwrap_or_else(|e| panic!("{}: {id}: {e:?}", world.now));
+        }
+    }
+    let missing: Vec<_> = world.committed.keys().filter(|id| !ids.contains(id)).collect();
+    assert!(!complete || missing.is_empty(), "{}: {missing:?}", world.now);
 }
 
 async fn stored(world: &World, name: &str) -> Option<Bytes> {

@@ -10,13 +10,16 @@ use bytes::Bytes;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use regrow::cancel::Cancel;
+use regrow::copy::{CopyOptions, CopyTarget, copy_to};
 use regrow::embed::{Engine, Tokenizer};
 use regrow::event::Events;
 use regrow::faults::{Faults, Faulty, Rates};
 use regrow::model::{FetchOptions, ModelStore};
-use regrow::pipeline::Pipeline;
+use regrow::pipeline::{CaptureMode, Pipeline};
 use regrow::repository::{Reliable, Repository, Retries, Sleep, VerifyOptions, verify};
 use regrow::restore::{OnChanged, RestoreOptions, restore};
+use regrow::retention::{ForgetOptions, PruneOptions, PruneReport, forget, prune};
 use regrow::snapshot::{SnapshotOptions, snapshot};
 use regrow::targets::memory::MemoryTarget;
 use regrow::{ErrorKind, Workspace};
@@ -40,12 +43,18 @@ pub enum Operation {
     RestoreAndSnapshot,
     Verify,
     Forget,
+    /// Removes what nothing needs, without a grace.
+    Prune,
+    /// Brings the replica what it lacks.
+    Copy,
+    /// A prune and a snapshot at the same time.
+    PruneAndSnapshot,
     /// A stored part is cut, changed or lost.
     Damage,
 }
 
 impl Operation {
-    const ALL: [(Self, u32); 8] = [
+    const ALL: [(Self, u32); 11] = [
         (Self::Edit, 30),
         (Self::Snapshot, 25),
         (Self::Snapshots, 4),
@@ -53,6 +62,9 @@ impl Operation {
         (Self::RestoreAndSnapshot, 4),
         (Self::Verify, 5),
         (Self::Forget, 7),
+        (Self::Prune, 8),
+        (Self::Copy, 5),
+        (Self::PruneAndSnapshot, 3),
         (Self::Damage, 5),
     ];
 
@@ -153,6 +165,9 @@ pub struct World {
     /// The stores themselves, which never fail.
     corpus: Arc<InMemory>,
     pub stored: Arc<InMemory>,
+    /// The replica's store, and a failing one over it.
+    pub copied: Arc<InMemory>,
+    faulty_copied: Faulty,
     faulty_corpus: Faulty,
     faulty: Faulty,
     pub workspace: Workspace,
@@ -181,11 +196,14 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let (corpus, stored) = (Arc::new(InMemory::new()), Arc::new(InMemory::new()));
         let deadline = Duration::from_micros(50);
+        let copied = Arc::new(InMemory::new());
+        let faulty_copied = Faulty::new(copied.clone(), seed ^ 2).deadline(deadline);
         let faulty_corpus = Faulty::new(corpus.clone(), seed).deadline(deadline);
         let faulty = Faulty::new(stored.clone(), seed ^ 1).deadline(deadline);
         let target = MemoryTarget::new();
         let models = ModelStore::new(std::env::temp_dir().join("regrow-no-models"), FetchOptions::default());
-        let pipeline = Pipeline::from_toml(PIPELINE, "random").unwrap();
+        let mut pipeline = Pipeline::from_toml(PIPELINE, "random").unwrap();
+        pipeline.capture.mode = [CaptureMode::Reference, CaptureMode::Copy, CaptureMode::Text][(seed % 3) as usize];
         // Some machine's clock: snapshots are taken on machines that do not agree on the time.
         let clock = Arc::new(AtomicI64::new(1_790_000_000));
         let ticks = clock.clone();
@@ -202,6 +220,8 @@ impl World {
             now: String::new(),
             corpus,
             stored,
+            copied,
+            faulty_copied,
             faulty_corpus,
             faulty,
             workspace,
@@ -242,6 +262,7 @@ impl World {
                 self.faulty.set(Faults::everywhere(p));
                 // What a corpus without digests says is what there is: no wrong bits there.
                 let corpus = Faults::everywhere(p);
+                self.faulty_copied.set(corpus);
                 self.faulty_corpus.set(Faults { get: Rates { flipped: 0.0, ..corpus.get }, ..corpus });
             }
             Weather::Kill(n) => self.faulty.kill_after(n),
@@ -257,7 +278,7 @@ impl World {
 
     /// The stores work again.
     pub fn calm(&mut self) {
-        for store in [&self.faulty, &self.faulty_corpus] {
+        for store in [&self.faulty, &self.faulty_corpus, &self.faulty_copied] {
             store.set(Faults::default());
             store.revive();
             drop(store.log());
@@ -270,6 +291,10 @@ impl World {
         self.clock.store(1_790_000_000 + 60 * self.named as i64 + skew, Ordering::Relaxed);
         self.named += 1;
         let calm = weather == Weather::Calm;
+        if calm {
+            // Those of runs that were killed; a machine would wait until they are stale.
+            self.repository().remove_locks(true).await.unwrap();
+        }
         match operation {
             Operation::Edit => {
                 for _ in 0..=self.rng.below(4) {
@@ -325,17 +350,76 @@ impl World {
                     return;
                 }
                 if let Some(id) = self.rng.one(&ids).cloned() {
-                    // Forgetting is removing the manifest: what was written last goes first.
-                    self.repository().delete(&format!("snapshots/{id}/manifest.json")).await.unwrap();
-                    self.committed.remove(&id);
-                    seen.note(operation, true);
+                    let Ok(repository) = self.workspace.repository().await else { return };
+                    let options = ForgetOptions { ids: vec![id.clone()], ..ForgetOptions::default() };
+                    let done = forget(&repository, &options, &Events::silent(), &Cancel::default()).await;
+                    if let (Err(e), true) = (&done, calm) {
+                        panic!("{}: {e:?}", self.now);
+                    }
+                    // Whatever the answer was: the manifest is there, or it is forgotten.
+                    let there = self.repository().get_optional(&format!("snapshots/{id}/manifest.json")).await.unwrap();
+                    assert!(done.is_err() || there.is_none(), "{}: {id} is still there", self.now);
+                    if there.is_none() {
+                        self.committed.remove(&id);
+                    }
+                    seen.note(operation, done.is_ok());
                 }
+            }
+            Operation::Prune => {
+                let done = self.prune().await;
+                self.pruned(operation, &done, calm, seen);
+            }
+            Operation::PruneAndSnapshot => {
+                self.may_appear = Some(self.documents.clone());
+                let workspace = self.workspace.clone();
+                let options = SnapshotOptions::default();
+                let (one, two) = tokio::join!(self.prune(), snapshot(&workspace, &options));
+                // Each may find that the other is at work; neither may lose anything.
+                self.pruned(operation, &one, false, seen);
+                let excluded = two.as_ref().is_err_and(|e| e.kind() == ErrorKind::Locked);
+                self.took(operation, two, calm && !excluded, seen).await;
+            }
+            Operation::Copy => {
+                let Ok(repository) = self.workspace.repository().await else { return };
+                // As copy makes a replica: the same repository, by id.
+                let record = Path::from("repository.json");
+                let bytes = self.stored.get(&record).await.unwrap().bytes().await.unwrap();
+                self.copied.put(&record, bytes.into()).await.unwrap();
+                let target = CopyTarget {
+                    name: "replica".to_owned(),
+                    url: "replica".to_owned(),
+                    repository: Ok(Some(Repository::over(reliable(&self.faulty_copied), "replica"))),
+                    created: false,
+                    extra_keys: Vec::new(),
+                    lock: None,
+                };
+                let options = CopyOptions::default();
+                let done = copy_to(&repository, vec![target], &options, &Events::silent(), &Cancel::default()).await;
+                if let (Err(e), true) = (&done, calm) {
+                    panic!("{}: {e:?}", self.now);
+                }
+                seen.note(operation, done.is_ok());
+                self.calm();
+                check::replica(self, done.is_ok_and(|report| report.ok)).await;
             }
             Operation::Damage => {
                 let done = self.damage().await;
                 seen.note(operation, done);
             }
         }
+    }
+
+    async fn prune(&self) -> regrow::Result<PruneReport> {
+        let repository = self.workspace.repository().await?;
+        let options = PruneOptions { grace: jiff::SignedDuration::ZERO, ..PruneOptions::default() };
+        prune(&repository, &options, &Events::silent(), &Cancel::default()).await
+    }
+
+    fn pruned(&self, operation: Operation, done: &regrow::Result<PruneReport>, calm: bool, seen: &mut Seen) {
+        if let (Err(e), true) = (done, calm) {
+            assert!(e.kind() == ErrorKind::NotFound, "{}: {e:?}", self.now);
+        }
+        seen.note(operation, done.is_ok());
     }
 
     /// Something changes in the corpus.
@@ -509,7 +593,9 @@ impl World {
             }
             Err(e) if calm => {
                 let same = self.committed[id] == self.documents;
-                assert!(!same && e.kind() == ErrorKind::CorpusDiffers, "{}: {e:?}", self.now);
+                // With copies of its own, a snapshot does not need the corpus.
+                let refers = self.workspace.pipeline.capture.mode == CaptureMode::Reference;
+                assert!(!same && refers && e.kind() == ErrorKind::CorpusDiffers, "{}: {e:?}", self.now);
             }
             Err(_) => {}
         }
