@@ -221,23 +221,23 @@ enum Proof {
     Wrong,
 }
 
-/// Reads what lies at the replica. What is wrong there and vouched for by nothing is taken away: it was left by a
-/// copy that did not finish.
+/// Reads what lies at the replica, once more when it seems wrong: a commit record there may need it.
 async fn prove(replica: &Repository, object: &ObjectRef) -> Result<Proof> {
-    let found = match replica.digest(&object.path, |_| ()).await {
-        Ok(found) => found,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Proof::Wrong),
-        Err(e) => return Err(e),
-    };
-    if found == (object.bytes, object.digest) {
-        return Ok(Proof::Same);
+    for _ in 0..2 {
+        let found = match replica.digest(&object.path, |_| ()).await {
+            Ok(found) => found,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Proof::Wrong),
+            Err(e) => return Err(e),
+        };
+        if found == (object.bytes, object.digest) {
+            return Ok(Proof::Same);
+        }
     }
     if is_part(object)
         && let Some(other) = part_at(replica, &object.path).await?
     {
         return Ok(Proof::AsGood(other));
     }
-    replica.delete(&object.path).await?;
     Ok(Proof::Wrong)
 }
 
@@ -260,10 +260,15 @@ pub(crate) async fn part_at(repository: &Repository, path: &str) -> Result<Optio
     Ok(Some(object))
 }
 
-/// Writes an object, and reads it back unless the store is trusted. What arrived wrongly is written once more.
+/// Writes an object, and reads it back unless the store is trusted. What arrived wrongly, or was left by a copy that did
+/// not finish, is written over in one step: nothing is ever taken away.
 async fn arrive(replica: &Repository, object: &ObjectRef, bytes: Bytes, trust: bool) -> Result<Proof> {
-    for _ in 0..2 {
-        match replica.put_new(&object.path, bytes.clone()).await {
+    for again in [false, true] {
+        let written = match again {
+            false => replica.put_new(&object.path, bytes.clone()).await,
+            true => replica.replace(&object.path, bytes.clone()).await,
+        };
+        match written {
             Ok(_) if trust => return Ok(Proof::Same),
             Ok(_) => {}
             // Written in the meantime, or by an attempt whose answer was lost.
