@@ -233,7 +233,7 @@ impl ObjectStore for Faulty {
     }
 }
 
-/// For [`FaultyUpload`].
+/// For uploads in parts.
 impl Faulty {
     pub(super) async fn part(&self, location: &Path, work: impl Future<Output = Result<()>>) -> Result<()> {
         self.once(Operation::Put, location, work).await
