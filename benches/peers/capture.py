@@ -84,8 +84,10 @@ def main():
     for name, which in (("copy", 2), ("copy, encrypted", 3)):
         added = median(row[which][0][1] - row[1][0][1] for row in rows)
         theirs = median(row[0][0][1] for row in rows)
-        ratio = median(row[0][0][1] / (row[which][0][1] - row[1][0][1]) for row in rows)
-        print(f"{name}: capturing adds {added:.2f} s of processor time, restic takes {theirs:.2f} s: {ratio:.2f} x as fast")
+        if added <= 0:
+            print(f"{name}: what capturing adds is less than the noise between runs; restic takes {theirs:.2f} s")
+            continue
+        print(f"{name}: capturing adds {added:.2f} s of processor time, restic takes {theirs:.2f} s: {theirs / added:.2f} x as fast")
     print(f"an unchanged corpus: {median(row[2][0][0] / row[2][1][0] for row in rows):.1f} x as fast as the first snapshot")
 
 
