@@ -131,7 +131,9 @@ async fn what_does_not_pass_is_told_as_what_it_is() {
         let all = format!("{trouble:?}: {e} {:?}", e.causes());
         assert_eq!((e.kind(), e.retryable()), (kind, retryable), "{all}");
         assert!(e.message().contains(says), "{all}");
-        assert_eq!(faulty.proxy.requests(), requests, "{all}");
+        // The client's own tries; the repository goes through them at most once more, and only where that may help.
+        let made = faulty.proxy.requests();
+        assert!(made == requests || (retryable && made == 2 * requests), "{made} requests: {all}");
     }
     faulty.proxy.always(None);
     assert_eq!(repository.get("object").await.unwrap().as_ref(), b"x");
