@@ -34,7 +34,7 @@ use object_store::{
     PutPayload, PutResult, RenameOptions, RenameTargetMode, Result, coalesce_ranges,
 };
 
-use crate::error::is_full;
+use crate::store;
 
 /// How often and how fast an operation is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,28 +79,7 @@ impl fmt::Display for Reliable {
 
 /// Whether the same operation may go better the next time. It may then also have been done already.
 fn transient(error: &Error) -> bool {
-    use std::io::ErrorKind as K;
-    if !matches!(error, Error::Generic { .. }) || is_full(error) {
-        return false;
-    }
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(e) = next {
-        if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            let settled = matches!(
-                io.kind(),
-                K::PermissionDenied
-                    | K::ReadOnlyFilesystem
-                    | K::NotADirectory
-                    | K::IsADirectory
-                    | K::InvalidFilename
-                    | K::InvalidInput
-                    | K::Unsupported
-            );
-            return !settled;
-        }
-        next = e.source();
-    }
-    true
+    store::transient(error).0
 }
 
 impl Reliable {

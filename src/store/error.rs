@@ -18,15 +18,22 @@ fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::
 }
 
 /// Whether the same call may succeed later, and whether it may have been done although it failed.
-pub(super) fn transient(error: &object_store::Error) -> (bool, bool) {
+pub(crate) fn transient(error: &object_store::Error) -> (bool, bool) {
     match Fault::find(error) {
         Some(fault) => (fault.transient(), fault.in_doubt()),
         None => {
             let generic = matches!(error, object_store::Error::Generic { .. });
-            let settled = is_full(error) || io_error(error).is_some_and(|io| denied(io).is_some());
+            let settled = is_full(error) || io_error(error).is_some_and(settled);
             (generic && !settled, generic && !settled)
         }
     }
+}
+
+/// Whether the file system says the same every time.
+fn settled(io: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    let names = matches!(io.kind(), K::NotADirectory | K::IsADirectory | K::InvalidFilename);
+    names || denied(io).is_some() || matches!(io.kind(), K::InvalidInput | K::Unsupported)
 }
 
 /// Why the file system does not allow it.

@@ -34,6 +34,7 @@ use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
 pub(crate) use create::create;
+pub(crate) use error::transient;
 pub(crate) use options::check;
 pub use options::{CLIENT_KEYS, StoreKind};
 pub(crate) use probe::ignores_conditions;
