@@ -9,7 +9,7 @@ use super::boundaries::{LINE, Level, SENTENCE_LINE, Structure, line_level};
 use super::rules::{Chunk, ChunkingRules, SPLITTER_VERSION};
 use super::tokens::{Tokens, Words};
 use crate::corpus::TextFormat;
-use crate::embed::Tokenizer;
+use crate::embed::{Locality, Tokenizer};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most bytes of a chunk per token of its size.
@@ -27,8 +27,7 @@ const GRAPHEME: Level = 1;
 pub struct Chunker {
     rules: ChunkingRules,
     tokenizer: Tokenizer,
-    /// Whether the tokenizer is word-local.
-    local: bool,
+    locality: Locality,
     /// Words that calls before have seen; one set for each thread that is at work.
     words: Arc<Mutex<Vec<Words>>>,
 }
@@ -67,8 +66,8 @@ impl Chunker {
                 .with("here", tokenizer.digest())
                 .guidance("use the model that the snapshot names"));
         }
-        let local = tokenizer.is_word_local();
-        Ok(Self { rules, tokenizer, local, words: Arc::default() })
+        let locality = tokenizer.locality();
+        Ok(Self { rules, tokenizer, locality, words: Arc::default() })
     }
 
     /// The rules.
@@ -88,13 +87,13 @@ impl Chunker {
     pub(super) fn chunk_counted(&self, text: &str, format: TextFormat) -> Result<(Vec<Chunk>, u64)> {
         // What is remembered changes no result, so one that panicked has spoilt nothing.
         let pool = || self.words.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let words = self.local.then(|| pool().unwrap_or_default());
+        let words = (self.locality != Locality::Nowhere).then(|| pool().unwrap_or_default());
         let mut cutter = Cutter {
             text,
             size: self.rules.size as usize,
             overlap: self.rules.overlap as usize,
             structure: Structure::new(text, format),
-            tokens: Tokens::new(text, &self.tokenizer, words),
+            tokens: Tokens::new(text, &self.tokenizer, &self.locality, words),
             solid_fits: None,
         };
         let mut chunks: Vec<Chunk> = Vec::new();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::corpus::TextFormat;
-use crate::embed::Tokenizer;
+use crate::embed::{Locality, Tokenizer};
 use crate::error::ErrorKind;
 
 /// One token per run of letters or of punctuation; word-local.
@@ -130,11 +130,50 @@ proptest! {
 #[test]
 fn invariants_hold_for_the_real_tokenizer() {
     let Some(tokenizer) = real() else { return };
-    assert!(tokenizer.is_word_local());
+    assert!(matches!(tokenizer.locality(), Locality::Punctuation { .. }));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(400));
     runner
         .run(&(soup(), format(), 1_u32..60, 0.0..0.99), |(text, format, size, share)| {
             check(&tokenizer, &text, format, size, (f64::from(size) * share) as u32);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn tokens_found_piece_by_piece_are_those_of_the_whole_text() {
+    let Some(tokenizer) = real() else { return };
+    let locality = tokenizer.locality();
+    let piece = prop_oneof![
+        "[a-zA-Z]{1,6}",
+        "[ -~]{1,8}",
+        Just("[SEP]".to_owned()),
+        Just("[cls]x".to_owned()),
+        Just("(a[MASK]b)".to_owned()),
+        Just("[UNK".to_owned()),
+        Just("it's--so".to_owned()),
+        Just("\u{1}a\u{7f}.b\u{b}c".to_owned()),
+        Just("caf\u{e9}(s)".to_owned()),
+        Just("e\u{301}.x".to_owned()),
+        Just("\u{ad}-\u{ad}".to_owned()),
+        Just("\u{5b57}.\u{3002}".to_owned()),
+        Just("x".repeat(120)),
+    ];
+    let text = proptest::collection::vec((piece, prop_oneof![Just(""), Just(" "), Just("\n"), Just("\t\r\n")]), 0..40);
+    let mut words = Some(tokens::Words::default());
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(2000));
+    let shared = std::cell::RefCell::new(&mut words);
+    runner
+        .run(&text, |parts| {
+            let text: String = parts.iter().flat_map(|(piece, space)| [piece.as_str(), space]).collect();
+            let mut words = shared.borrow_mut();
+            let mut tokens = tokens::Tokens::new(&text, &tokenizer, &locality, words.take());
+            tokens.need(0, usize::MAX, text.len()).unwrap();
+            let spans = tokenizer.spans(&text).unwrap();
+            let found: Vec<usize> = (0..spans.len() + 1).map_while(|n| tokens.nth(0, n)).collect();
+            **words = tokens.into_words();
+            let whole: Vec<usize> = spans.iter().map(|s| s.0).collect();
+            prop_assert_eq!(found, whole, "{:?}", text);
             Ok(())
         })
         .unwrap();

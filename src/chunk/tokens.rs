@@ -3,24 +3,36 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
-use crate::embed::Tokenizer;
+use crate::embed::{Locality, Tokenizer};
 use crate::error::Result;
 
 /// Most bytes tokenised at once; bounds the memory of a huge document.
 const WINDOW: usize = 64 << 10;
 
-/// Longest word that is remembered, and how many are.
+/// Longest word that is remembered, and how many are: about 10 MB.
 const WORD: usize = 32;
-const WORDS: usize = 1 << 16;
+const WORDS: usize = 1 << 17;
 
 /// Where the tokens of common words begin, so that a word-local tokenizer sees each of them once.
 #[derive(Debug, Default)]
-pub(super) struct Words(HashMap<Box<str>, Box<[u8]>>);
+pub(super) struct Words {
+    /// One bit for each byte at which a token begins.
+    known: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    joined: String,
+}
+
+/// Where the tokens of a word are looked up.
+enum Found {
+    Known(u32),
+    /// They are tokenised now, at this place.
+    New(usize),
+}
 
 /// Starts of the tokens around the place where the splitter works.
 pub(super) struct Tokens<'a> {
     text: &'a str,
     tokenizer: &'a Tokenizer,
+    locality: &'a Locality,
     /// Byte offsets at which tokens begin, non-decreasing.
     starts: VecDeque<usize>,
     /// How far the text is tokenised.
@@ -34,8 +46,8 @@ pub(super) struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    pub(super) fn new(text: &'a str, tokenizer: &'a Tokenizer, words: Option<Words>) -> Self {
-        Self { text, tokenizer, starts: VecDeque::new(), to: 0, rough: VecDeque::new(), words, bytes: 0 }
+    pub(super) fn new(text: &'a str, tokenizer: &'a Tokenizer, locality: &'a Locality, words: Option<Words>) -> Self {
+        Self { text, tokenizer, locality, starts: VecDeque::new(), to: 0, rough: VecDeque::new(), words, bytes: 0 }
     }
 
     /// Forgets tokens that begin before `at`.
@@ -80,41 +92,59 @@ impl<'a> Tokens<'a> {
 
     fn words_of(&mut self, range: Range<usize>, words: &mut Words) -> Result<()> {
         let text = &self.text[range.clone()];
-        let parts = || text.split(|c: char| u8::try_from(c).is_ok_and(is_space));
-        // The words that are new, tokenised together: a call has its price.
-        let mut joined = String::new();
-        let mut new: HashMap<&str, usize> = HashMap::new();
-        for word in parts().filter(|word| !word.is_empty() && !words.0.contains_key(*word)) {
-            new.entry(word).or_insert_with(|| {
-                joined.push_str(word);
-                joined.push(' ');
-                joined.len() - 1 - word.len()
-            });
-        }
-        let mut found = Vec::new();
+        let (known, joined) = (&mut words.known, &mut words.joined);
+        // The words that are new are tokenised together: a call has its price.
+        joined.clear();
+        let mut new: HashMap<&str, usize, foldhash::fast::RandomState> = HashMap::default();
+        let mut found: Vec<(Range<usize>, Found)> = Vec::with_capacity(text.len() / 4);
+        pieces(text, self.locality, |piece| {
+            let word = &text[piece.clone()];
+            let place = match known.get(word) {
+                Some(starts) => Found::Known(*starts),
+                None => Found::New(*new.entry(word).or_insert_with(|| {
+                    joined.push_str(word);
+                    joined.push(' ');
+                    joined.len() - 1 - word.len()
+                })),
+            };
+            found.push((piece, place));
+        });
+        let mut tokens = Vec::new();
         if !joined.is_empty() {
             self.bytes += joined.len() as u64;
             let mut last = 0;
-            for (start, _) in self.tokenizer.spans(&joined)? {
+            for (start, _) in self.tokenizer.spans(joined)? {
                 last = last.max(start);
-                found.push(last);
+                tokens.push(last);
             }
         }
-        let mut at = range.start;
-        for word in parts() {
-            if let Some(starts) = words.0.get(word) {
-                self.starts.extend(starts.iter().map(|&start| at + usize::from(start)));
-            } else if let Some(&from) = new.get(word) {
-                let first = found.partition_point(|&start| start < from);
-                let end = found.partition_point(|&start| start < from + word.len());
-                let starts = found[first..end].iter().map(|start| start - from);
-                self.starts.extend(starts.clone().map(|start| at + start));
-                if word.len() <= WORD && words.0.len() < WORDS {
-                    // A word is shorter than 256 bytes.
-                    words.0.insert(word.into(), starts.map(|start| start as u8).collect());
+        for (piece, place) in found {
+            let at = range.start + piece.start;
+            match place {
+                Found::Known(mut starts) => {
+                    while starts != 0 {
+                        self.starts.push_back(at + starts.trailing_zeros() as usize);
+                        starts &= starts - 1;
+                    }
+                }
+                Found::New(from) => {
+                    let first = tokens.partition_point(|&start| start < from);
+                    let end = tokens.partition_point(|&start| start < from + piece.len());
+                    self.starts.extend(tokens[first..end].iter().map(|start| at + start - from));
                 }
             }
-            at += word.len() + 1;
+        }
+        for (word, from) in new {
+            if word.len() > WORD || known.len() >= WORDS {
+                continue;
+            }
+            let first = tokens.partition_point(|&start| start < from);
+            let end = tokens.partition_point(|&start| start < from + word.len());
+            let starts = tokens[first..end].iter().fold(0_u32, |bits, start| bits | 1 << (start - from));
+            // Tokens that begin at the same byte cannot be told by bits.
+            if starts.count_ones() as usize == end - first {
+                known.insert(word.into(), starts);
+            }
         }
         Ok(())
     }
@@ -171,6 +201,47 @@ impl<'a> Tokens<'a> {
         self.bytes += (end - start) as u64;
         self.tokenizer.count(&self.text[start..end])
     }
+}
+
+/// The pieces of a text that a word-local tokenizer sees one by one, without the white space between them.
+fn pieces(text: &str, locality: &Locality, mut piece: impl FnMut(Range<usize>)) {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if is_space(bytes[at]) {
+            at += 1;
+            continue;
+        }
+        let length = bytes[at..].iter().position(|&b| is_space(b)).unwrap_or(bytes.len() - at);
+        let word = at..at + length;
+        at = word.end;
+        match locality {
+            Locality::Punctuation { whole } if falls_apart(&bytes[word.clone()], whole) => {
+                let mut from = word.start;
+                for mark in word.clone().filter(|&i| bytes[i].is_ascii_punctuation()) {
+                    if from < mark {
+                        piece(from..mark);
+                    }
+                    piece(mark..mark + 1);
+                    from = mark + 1;
+                }
+                if from < word.end {
+                    piece(from..word.end);
+                }
+            }
+            _ => piece(word),
+        }
+    }
+}
+
+/// Whether this word is seen by the tokenizer as its punctuation and what is between.
+fn falls_apart(word: &[u8], whole: &[String]) -> bool {
+    word.is_ascii()
+        && word.iter().any(u8::is_ascii_punctuation)
+        && !whole.iter().any(|token| {
+            let token = token.as_bytes();
+            word.len() >= token.len() && word.windows(token.len()).any(|part| part.eq_ignore_ascii_case(token))
+        })
 }
 
 /// White space at which a word-local tokenizer is sure to cut: others (such as U+0085) some drop.

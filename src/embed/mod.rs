@@ -13,7 +13,7 @@ mod weights;
 
 pub use device::Device;
 pub use engine::{Embedded, Engine, Role, place_of};
-pub use tokens::Tokenizer;
+pub use tokens::{Locality, Tokenizer};
 pub use weights::Weights;
 
 use crate::error::Result;

@@ -15,6 +15,21 @@ pub struct Tokenizer {
     digest: Digest,
 }
 
+/// Where a tokenizer is sure to see the pieces of a text as it sees the whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Locality {
+    /// Nothing is known.
+    Nowhere,
+    /// Beside an ASCII space, tab or line end.
+    Words,
+    /// There, and in a word of ASCII before and after each punctuation mark.
+    Punctuation {
+        /// Texts, in lower case, that are one token although there may be punctuation in them: a word that holds one, in
+        /// whatever case, is not cut up.
+        whole: Vec<String>,
+    },
+}
+
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("digest", &self.digest).finish_non_exhaustive()
@@ -69,29 +84,33 @@ impl Tokenizer {
         Ok(encoded(|| self.inner.encode_fast(text, true))?.get_ids().to_vec())
     }
 
-    /// Whether a cut beside an ASCII space, tab or line end never changes the tokens on either side of it.
+    /// Where a text can be cut without a change of the tokens on either side.
     ///
-    /// True for the BERT family, where words are found by white space first and then cut up one by one.
-    /// The splitter then need not count a chunk again. False says nothing: such chunks are counted.
-    pub fn is_word_local(&self) -> bool {
+    /// Beside white space for the BERT family, where words are found by white space first and then cut up one by one:
+    /// the splitter then need not count a chunk again. Nowhere is the careful answer: such chunks are counted.
+    pub fn locality(&self) -> Locality {
         use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
         let normalizer = matches!(
             self.inner.get_normalizer(),
             None | Some(NormalizerWrapper::BertNormalizer(_) | NormalizerWrapper::Lowercase(_))
         );
-        let words = matches!(
-            self.inner.get_pre_tokenizer(),
+        let model = matches!(self.inner.get_model(), ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_));
+        let added: Vec<String> = self.inner.get_added_tokens_decoder().values().map(|t| t.content.clone()).collect();
+        if !normalizer || !model || added.iter().any(|t| t.contains(char::is_whitespace)) {
+            return Locality::Nowhere;
+        }
+        match self.inner.get_pre_tokenizer() {
+            // Each ASCII punctuation mark is a word of its own, unless it is part of a token that was added.
+            Some(PreTokenizerWrapper::BertPreTokenizer(_)) if added.iter().all(|t| t.is_ascii() && !t.is_empty()) => {
+                Locality::Punctuation { whole: added.iter().map(|t| t.to_ascii_lowercase()).collect() }
+            }
             Some(
                 PreTokenizerWrapper::BertPreTokenizer(_)
-                    | PreTokenizerWrapper::Whitespace(_)
-                    | PreTokenizerWrapper::WhitespaceSplit(_)
-            )
-        );
-        let model = matches!(self.inner.get_model(), ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_));
-        normalizer
-            && words
-            && model
-            && !self.inner.get_added_tokens_decoder().values().any(|t| t.content.contains(char::is_whitespace))
+                | PreTokenizerWrapper::Whitespace(_)
+                | PreTokenizerWrapper::WhitespaceSplit(_),
+            ) => Locality::Words,
+            _ => Locality::Nowhere,
+        }
     }
 
     /// Number of special tokens that `encode` adds.
