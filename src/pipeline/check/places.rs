@@ -38,7 +38,8 @@ impl Pipeline {
                 f.warnings.push("target.path: the memory target keeps nothing on disk, so the path is not used".into());
                 None
             }
-            (TargetKind::Memory, None) => None,
+            // What is wrong with a server's path is a finding of the target.
+            _ => None,
         };
         if let Some(golden) = &self.validation.golden {
             f.require(!golden.trim().is_empty(), "validation.golden", "the path is empty", "name a JSONL file");

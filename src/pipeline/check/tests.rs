@@ -209,3 +209,64 @@ fn payload_indexes_include_what_regrow_filters_by() {
     assert_eq!(all.keys().collect::<Vec<_>>(), ["acl", "document_id", "metadata.year", "tenant"]);
     assert_eq!(p.collection(), "docs");
 }
+
+fn with_target(target: &str) -> Result<Vec<String>> {
+    let text = format!("name='docs'\n[corpus]\nurl='docs'\n[repository]\nurl='repo'\n[target]\n{target}");
+    Pipeline::from_toml(&text, "p.toml")?.validate(Path::new("/base"))
+}
+
+#[test]
+fn every_server_is_reached_by_its_url() {
+    for kind in TargetKind::ALL.into_iter().filter(|kind| kind.is_server()) {
+        let good = format!("kind='{}'\nurl='{}'", kind.name(), kind.url_example());
+        assert_eq!(with_target(&good).unwrap(), Vec::<String>::new(), "{kind:?}");
+        let missing = with_target(&format!("kind='{}'", kind.name()));
+        assert_eq!(missing.is_ok(), kind == TargetKind::Pinecone, "{kind:?}");
+        for url in [
+            "ftp://host",
+            "no url",
+            "http://",
+            "https://me:hunter2@host",
+            "postgresqls://me:hunter2@host",
+            "https://h/?key=hunter2",
+        ] {
+            let e = with_target(&format!("kind='{}'\nurl='{url}'", kind.name())).unwrap_err();
+            assert_eq!(e.context_value("key"), Some("target.url"), "{kind:?} {url}");
+            assert!(!format!("{e} {e:?}").contains("hunter2"), "{e:?}");
+        }
+    }
+}
+
+#[test]
+fn keys_and_tables_of_other_databases_are_refused() {
+    for (target, key) in [
+        ("kind='memory'\nurl='http://h'", "target.url"),
+        ("kind='embedded'\npath='db'\nwriters=3", "target.writers"),
+        ("kind='pgvector'\nurl='postgresql://h'\napi_key='env:K'", "target.api_key"),
+        ("kind='pgvector'\nurl='postgresql://h'\npath='db'", "target.path"),
+        ("kind='pgvector'\nurl='postgresql://h/docs'", "target.url"),
+        ("kind='pgvector'\nurl='postgresql://h'\npassword='env:P'", "target.user"),
+        ("kind='qdrant'\nurl='http://h'\ntimeout='soon'", "target.timeout"),
+        ("kind='qdrant'\nurl='http://h'\nwriters=0", "target.writers"),
+        ("kind='qdrant'\nurl='http://h'\nbatch_bytes=7", "target.batch_bytes"),
+        ("kind='qdrant'\nurl='http://h'\n[target.pgvector]\nschema='x'", "target.pgvector"),
+        ("kind='embedded'\npath='db'\n[target.chroma]", "target.chroma"),
+    ] {
+        let e = with_target(target).unwrap_err();
+        assert_eq!((e.kind(), e.context_value("key")), (ErrorKind::Configuration, Some(key)), "{target}: {e}");
+        assert!(e.next_step().is_some());
+    }
+    let e = with_target("kind='pgvector'\nurl='postgresql://h'\n[target.pgvector]\nshema='x'").unwrap_err();
+    assert!(e.next_step().unwrap().contains("`schema`"), "{e:?}");
+    let e = with_target("kind='qdrant'\nurl='http://h'\napi_key='hunter2'").unwrap_err();
+    assert!(!format!("{e} {e:?}").contains("hunter2"), "{e:?}");
+    assert_eq!(with_target("kind='qdrant'\nurl='http://far'\napi_key='env:K'").unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_table_sets_overrides_what_was_recorded() {
+    let own = |target: &str| toml::from_str::<TargetSettings>(target).unwrap().own();
+    assert!(own("kind='embedded'").is_empty() && own("kind='pgvector'").is_empty());
+    let set = own("kind='pgvector'\n[pgvector]\ntype='halfvec'\npartitions=4");
+    assert_eq!(serde_json::Value::from(set), serde_json::json!({"type": "halfvec", "partitions": 4}));
+}
