@@ -58,11 +58,13 @@ fn open_server(
     events: &Events,
 ) -> Result<Arc<dyn Target>> {
     let connection = connect::Connection::resolve(settings, base, variables)?;
-    let _wrap = |target: Arc<dyn Target>| -> Arc<dyn Target> {
+    let wrap = |target: Arc<dyn Target>| -> Arc<dyn Target> {
         Arc::new(wrappers::Retry::new(target, wrappers::RetryPolicy::default(), events.clone()))
     };
     match settings.kind {
-        // TargetKind::Pgvector => Ok(wrap(Arc::new(pgvector::PgvectorTarget::new(connection, settings, events.clone())))),
+        TargetKind::Pgvector => {
+            Ok(wrap(Arc::new(pgvector::PgvectorTarget::new(&connection, settings, events.clone())?)))
+        }
         // Each target has its line here, as its folder arrives.
         kind => Err(crate::Error::new(crate::ErrorKind::Configuration, "this regrow was built without this target")
             .with("target", kind.name())
