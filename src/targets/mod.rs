@@ -3,6 +3,7 @@
 //! One folder per database with the same file names in each; one conformance suite for all.
 
 mod checks;
+pub mod chroma;
 #[doc(hidden)]
 pub mod conformance;
 mod contract;
@@ -10,6 +11,7 @@ mod contract;
 pub mod embedded;
 mod filter;
 pub mod memory;
+mod score;
 #[cfg(test)]
 mod tests;
 mod types;

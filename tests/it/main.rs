@@ -23,3 +23,4 @@ mod servers;
 mod service;
 mod store_faults;
 mod stores;
+mod targets;
