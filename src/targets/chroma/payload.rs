@@ -82,12 +82,12 @@ fn flatten(key: &str, name: &str, value: &Value, flat: &mut Map<String, Value>, 
     match value {
         // No filter finds it.
         Value::Null => {}
+        _ if !addressable(name) => *rest = true,
         Value::Object(fields) => {
             for (name, value) in fields {
                 flatten(&format!("{key}.{name}"), name, value, flat, rest);
             }
         }
-        _ if !addressable(name) => *rest = true,
         Value::Array(items) if items.is_empty() => {}
         Value::Array(items) => {
             let of = |is: fn(&Value) -> bool| items.iter().all(is);
