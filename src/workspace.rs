@@ -186,7 +186,7 @@ impl Workspace {
         if let Some(target) = opened.as_ref() {
             return Ok(target.clone());
         }
-        let target = crate::targets::open(&self.pipeline.target, &self.base, &self.events)?;
+        let target = crate::targets::open(&self.pipeline.target, &self.base, &*self.variables, &self.events)?;
         *opened = Some(target.clone());
         Ok(target)
     }

@@ -294,6 +294,9 @@ pub(crate) struct RestoreArgs {
     /// After promoting, delete the collection that was served before
     #[arg(long, conflicts_with = "no_promote")]
     pub(crate) drop_previous: bool,
+    /// Where the production name is a collection that regrow did not make, take it over and rename it
+    #[arg(long, conflicts_with = "no_promote")]
+    pub(crate) adopt: bool,
 }
 
 #[derive(Debug, Args)]

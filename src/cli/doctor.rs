@@ -198,10 +198,13 @@ async fn repository(workspace: &Workspace) -> Check {
 async fn target(workspace: &Workspace) -> Check {
     let listed = async {
         let target = workspace.target()?;
-        Ok::<_, regrow::Error>((target.kind(), target.list().await?.len()))
+        let server = target.server().await?;
+        let details: String = server.details.iter().map(|(name, value)| format!(", {name} {value}")).collect();
+        let name = format!("{}: {} {}{details}", target.kind(), server.name, server.version);
+        Ok::<_, regrow::Error>((name, target.list().await?.len()))
     };
     match listed.await {
-        Ok((kind, collections)) => good("target", format!("{kind}, {collections} collections")),
+        Ok((name, collections)) => good("target", format!("{name}, {collections} collections")),
         Err(e) => bad("target", &e),
     }
 }

@@ -95,7 +95,8 @@ pub(crate) async fn restore(settings: &Settings, printer: &Printer, args: &Resto
         documents: args.documents.into(),
         fresh: args.fresh,
         promote: promote && !args.no_promote,
-        drop_previous: args.drop_previous,
+        adopt: args.adopt,
+        drop_previous: args.drop_previous || !workspace.pipeline.target.keep_previous,
         ..RestoreOptions::default()
     };
     let report = run_restore(&workspace, options).await?;

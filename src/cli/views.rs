@@ -116,6 +116,9 @@ pub(super) fn plan(p: &RestorePlan) -> String {
         ("embedding", format!("at most {}{}", duration(p.embed_seconds), cost(p.embed_usd))),
         ("expected RTO", duration(p.rto_seconds)),
     ]);
+    for item in &p.unsupported {
+        let _ = writeln!(out, "  not in this target: {item}");
+    }
     for item in &p.cannot_restore {
         let _ = writeln!(out, "  cannot be restored: {item}");
     }
@@ -149,6 +152,9 @@ pub(super) fn restore(p: &Printer, r: &RestoreReport) -> String {
         out += "  the collection was there already, complete: nothing was loaded\n";
     }
     out += &p.checks(&r.checks);
+    for item in &r.unsupported {
+        let _ = writeln!(out, "  not in this target: {item}");
+    }
     for difference in r.differences.iter().take(20) {
         let _ = writeln!(out, "  left out: {difference}");
     }

@@ -60,7 +60,7 @@ async fn locked(
     (clock, started, id): (Instant, jiff::Timestamp, String),
 ) -> Result<DrillReport> {
     remove_abandoned(workspace, target, started).await?;
-    let scratch = format!("{}-drill-{id}", workspace.pipeline.collection());
+    let scratch = target.capabilities().names.fit(&format!("{}-drill-{id}", workspace.pipeline.collection()));
     // Parts computed for the drill lie apart: the drill proves that they can be derived, it does not replace any.
     let own_parts = format!("{}/{id}", path::DRILLS);
     let restore = RestoreOptions {
@@ -70,6 +70,7 @@ async fn locked(
         reuse: options.reuse,
         fresh: true,
         promote: false,
+        adopt: false,
         drop_previous: false,
         load_only: false,
         scratch: Some(scratch.clone()),
@@ -153,7 +154,8 @@ fn judge(
 async fn clean_up(target: &dyn Target, repository: &Repository, scratch: &str, own_parts: &str) -> Result<()> {
     for name in target.list().await? {
         // A retry of the restore may have added a number to the name.
-        if name == scratch || name.starts_with(&format!("{scratch}-")) {
+        let numbered = (2..10).map(|n| target.capabilities().names.fit(&format!("{scratch}-{n}"))).any(|n| n == name);
+        if name == scratch || numbered {
             remove(target, repository, &name).await?;
         }
     }
@@ -185,7 +187,8 @@ async fn remove(target: &dyn Target, repository: &Repository, name: &str) -> Res
 /// running, so nothing of theirs is kept.
 async fn remove_abandoned(workspace: &Workspace, target: &dyn Target, now: jiff::Timestamp) -> Result<()> {
     let repository = workspace.repository().await?;
-    let prefix = format!("{}-drill-", workspace.pipeline.collection());
+    // As far as the id, which begins with a digit.
+    let prefix = target.capabilities().names.fit(&format!("{}-drill-2", workspace.pipeline.collection()));
     let exclusive = target.capabilities().exclusive;
     for name in target.list().await?.into_iter().filter(|n| n.starts_with(&prefix)) {
         let Ok(owned) = target.open_owned(&name).await else { continue };

@@ -64,14 +64,7 @@ pub(super) fn exemplar() -> Pipeline {
             grace: Some("24h".into()),
             ..Default::default()
         },
-        target: TargetSettings {
-            kind: TargetKind::Embedded,
-            path: Some("database".into()),
-            collection: Some("docs".into()),
-            index: IndexSettings::default(),
-            payload_indexes: [("metadata.year".to_owned(), FieldType::Integer)].into(),
-            promote: PromotePolicy::OnPass,
-        },
+        target: target(),
         validation: ValidationSettings {
             golden: Some("golden.jsonl".into()),
             min_canary_cosine: Some(0.9999),
@@ -81,9 +74,82 @@ pub(super) fn exemplar() -> Pipeline {
     }
 }
 
+/// Every key of every kind: no pipeline that would pass its checks.
+fn target() -> TargetSettings {
+    let text = |text: &str| Some(text.to_owned());
+    TargetSettings {
+        path: text("database"),
+        url: text("http://127.0.0.1:6334"),
+        api_key: Some(SecretRef::Variable("REGROW_TARGET_KEY".into())),
+        user: text("regrow"),
+        password: Some(SecretRef::Variable("REGROW_TARGET_PASSWORD".into())),
+        ca_file: text("ca.pem"),
+        timeout: text("60s"),
+        writers: Some(4),
+        batch_bytes: Some(4 << 20),
+        database: text("search"),
+        collection: text("docs"),
+        payload_indexes: [("metadata.year".to_owned(), FieldType::Integer)].into(),
+        qdrant: Some(QdrantSettings {
+            shards: Some(2),
+            replication_factor: Some(1),
+            write_consistency: Some(1),
+            vector_name: text("dense"),
+            on_disk: Some(false),
+            hnsw_on_disk: Some(false),
+            payload_on_disk: Some(true),
+            quantization: text("scalar"),
+            quantization_in_memory: Some(true),
+            optimizer_threads: Some(0),
+        }),
+        pgvector: Some(PgvectorSettings {
+            schema: text("public"),
+            vector_type: Some(PgvectorType::Vector),
+            index: Some(PgvectorIndex::Hnsw),
+            lists: Some(1000),
+            probes: Some(32),
+            partitions: Some(8),
+            maintenance_memory: text("2GB"),
+            switch: Some(PgvectorSwitch::View),
+            policies: Some([("own_rows".to_owned(), "USING (tenant = current_user)".to_owned())].into()),
+        }),
+        weaviate: Some(WeaviateSettings {
+            grpc_url: text("http://127.0.0.1:50051"),
+            multi_tenancy: Some(false),
+            shards: Some(1),
+            replication_factor: Some(1),
+            vector_name: text("dense"),
+            quantization: text("rq"),
+        }),
+        milvus: Some(MilvusSettings {
+            shards: Some(1),
+            partitions: Some(16),
+            consistency: text("strong"),
+            import_url: text("s3://milvus-bucket/import"),
+            replicas: Some(1),
+        }),
+        chroma: Some(ChromaSettings { tenant: text("default_tenant") }),
+        pinecone: Some(PineconeSettings {
+            cloud: text("aws"),
+            region: text("us-east-1"),
+            host: text("https://docs-abc123.svc.pinecone.io"),
+            namespaces: Some(false),
+            import_url: text("s3://import-bucket/regrow"),
+            import_integration: text("integration-id"),
+            deletion_protection: Some(false),
+        }),
+        ..TargetSettings::new(TargetKind::Embedded)
+    }
+}
+
 /// Keys whose tables are keyed by the user's own words.
-const FREE_TABLES: [&str; 4] =
-    ["target.payload_indexes", "corpus.store", "repository.store", "repository.replicas.store"];
+const FREE_TABLES: [&str; 5] = [
+    "target.payload_indexes",
+    "target.pgvector.policies",
+    "corpus.store",
+    "repository.store",
+    "repository.replicas.store",
+];
 
 /// What stands at a key path in the tree of known keys.
 pub(super) enum Known {

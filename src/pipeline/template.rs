@@ -146,14 +146,27 @@ const SECTIONS: &[Section] = &[
         table: "target",
         about: "Where the vectors are served from.",
         keys: &[
-            ("kind", "\"embedded\" (in process, in a directory) or \"memory\" (gone when the process ends)."),
+            (
+                "kind",
+                "\"embedded\" (in process, in a directory), \"qdrant\", \"pgvector\", \"weaviate\", \"milvus\", \"chroma\", \"pinecone\", or \"memory\" (gone when the process ends).",
+            ),
             ("path", "Directory of the embedded database."),
+            ("url", "Where the server is. No user, password or key in here."),
+            ("api_key", "API key or token, by reference: env:NAME, file:PATH or cmd:COMMAND."),
+            ("user", "User name."),
+            ("password", "The user's password, by reference."),
+            ("ca_file", "PEM file with further certificate authorities."),
+            ("timeout", "Longest wait for an answer; building an index and loading wait as long as it takes."),
+            ("writers", "Writes under way at once; what suits the database when absent."),
+            ("batch_bytes", "Most bytes in one write; what suits the database when absent."),
+            ("database", "Database in the server."),
             ("collection", "Production name of the collection; the pipeline's name when absent."),
             (
                 "payload_indexes",
                 "Payload fields that get an index: \"keyword\", \"integer\", \"float\", \"bool\" or \"datetime\". document_id, tenant and acl always get one.",
             ),
             ("promote", "Whether a passing restore becomes the production collection: \"on_pass\" or \"never\"."),
+            ("keep_previous", "Whether the collection that was served before is kept, for `regrow rollback`."),
         ],
     },
     Section {
@@ -164,6 +177,84 @@ const SECTIONS: &[Section] = &[
             ("ef_construct", "Candidates while building."),
             ("ef_search", "Candidates while searching."),
             ("threads", "Build threads; 0 means one per core."),
+        ],
+    },
+    Section {
+        table: "target.qdrant",
+        about: "What only Qdrant has; an absent key is as the snapshot recorded it.",
+        keys: &[
+            ("shards", "Shards of the collection."),
+            ("replication_factor", "Copies of each shard."),
+            ("write_consistency", "Copies that must have a write before it is confirmed."),
+            ("vector_name", "Name of the vector; unnamed when absent."),
+            ("on_disk", "Vectors stay on disk, read as needed."),
+            ("hnsw_on_disk", "The graph stays on disk."),
+            ("payload_on_disk", "Payload stays on disk."),
+            ("quantization", "\"scalar\", \"binary\" or \"product\"; none when absent."),
+            ("quantization_in_memory", "The quantized vectors stay in memory."),
+            ("optimizer_threads", "Threads of a build; 0 means as many as the server has."),
+        ],
+    },
+    Section {
+        table: "target.pgvector",
+        about: "What only pgvector has; an absent key is as the snapshot recorded it.",
+        keys: &[
+            ("schema", "Schema of the tables; it is made where it is missing."),
+            ("type", "\"vector\" (32-bit floats) or \"halfvec\" (16-bit floats: values are rounded)."),
+            ("index", "\"hnsw\" or \"ivfflat\"."),
+            ("lists", "IVFFlat: lists; from the number of points when absent."),
+            ("probes", "IVFFlat: lists that a search looks into; the square root of `lists` when absent."),
+            ("partitions", "Partitions by the hash of the tenant; one table when absent."),
+            (
+                "maintenance_memory",
+                "What a build of the index may use (maintenance_work_mem); from the size of the graph when absent.",
+            ),
+            (
+                "switch",
+                "How the production name points at a table: \"view\", or \"rename\" (the table itself has the name).",
+            ),
+            ("policies", "Row-level security: what follows CREATE POLICY name ON table, by name."),
+        ],
+    },
+    Section {
+        table: "target.weaviate",
+        about: "What only Weaviate has; an absent key is as the snapshot recorded it.",
+        keys: &[
+            ("grpc_url", "Where gRPC is; the URL's host with port 50051 when absent."),
+            ("multi_tenancy", "Each tenant in a shard of its own."),
+            ("shards", "Shards of the class; as many as nodes when absent."),
+            ("replication_factor", "Copies of each shard."),
+            ("vector_name", "Name of the vector; the class's own when absent."),
+            ("quantization", "\"bq\", \"pq\", \"sq\" or \"rq\"; none when absent."),
+        ],
+    },
+    Section {
+        table: "target.milvus",
+        about: "What only Milvus has; an absent key is as the snapshot recorded it.",
+        keys: &[
+            ("shards", "Shards of the collection."),
+            ("partitions", "The tenant is the partition key: this many partitions."),
+            ("consistency", "\"strong\", \"bounded\", \"session\" or \"eventually\"."),
+            ("import_url", "Bucket that the server imports files from; without it points are inserted."),
+            ("replicas", "Replicas in memory."),
+        ],
+    },
+    Section {
+        table: "target.chroma",
+        about: "What only Chroma has; an absent key is as the snapshot recorded it.",
+        keys: &[("tenant", "Chroma's own tenant, the owner of databases.")],
+    },
+    Section {
+        table: "target.pinecone",
+        about: "What only Pinecone has; an absent key is as the snapshot recorded it.",
+        keys: &[
+            ("cloud", "\"aws\", \"gcp\" or \"azure\"."),
+            ("region", "Region of the cloud."),
+            ("host", "Address of the index, where it is not to be asked for."),
+            ("namespaces", "A namespace per tenant."),
+            ("import_url", "Bucket that Pinecone imports files from; without it points are upserted."),
+            ("import_integration", "Id of the storage integration for that bucket."),
+            ("deletion_protection", "Whether the index refuses to be deleted."),
         ],
     },
     Section {
@@ -217,6 +308,11 @@ impl Pipeline {
             let pointer = format!("/{}", section.table.replace('.', "/"));
             let pointer = if section.table.is_empty() { "" } else { &pointer };
             let (own, example) = (own.pointer(pointer), example.pointer(pointer));
+            let of_a_kind = section.table.strip_prefix("target.").filter(|t| *t != "index");
+            let absent = own.is_none_or(Value::is_null);
+            if absent && of_a_kind.is_some_and(|kind| kind != self.target.kind.name()) {
+                continue;
+            }
             out.push('\n');
             if !section.about.is_empty() {
                 comment(&mut out, section.about);
@@ -225,19 +321,22 @@ impl Pipeline {
                 Some(Value::Array(entries)) if entries.is_empty() => {
                     let example = example.and_then(|e| e.get(0));
                     out.push_str(&format!("# [[{}]]\n", section.table));
-                    keys(&mut out, section, None, example)?;
+                    keys(&mut out, section, None, example, &|_| true)?;
                 }
                 Some(Value::Array(entries)) => {
                     for entry in entries {
                         out.push_str(&format!("[[{}]]\n", section.table));
-                        keys(&mut out, section, Some(entry), example.and_then(|e| e.get(0)))?;
+                        keys(&mut out, section, Some(entry), example.and_then(|e| e.get(0)), &|_| true)?;
                     }
                 }
                 _ => {
                     if !section.table.is_empty() {
-                        out.push_str(&format!("[{}]\n", section.table));
+                        // An empty table would be a table of its own, and not the same pipeline.
+                        let mark = if of_a_kind.is_some() && absent { "# " } else { "" };
+                        out.push_str(&format!("{mark}[{}]\n", section.table));
                     }
-                    keys(&mut out, section, own, example)?;
+                    let kind = self.target.kind;
+                    keys(&mut out, section, own, example, &|key| section.table != "target" || kind.takes(key))?;
                 }
             }
         }
@@ -245,10 +344,20 @@ impl Pipeline {
     }
 }
 
-fn keys(out: &mut String, section: &Section, own: Option<&Value>, example: Option<&Value>) -> Result<()> {
+/// The keys of a section; those that are not set only where they are `wanted`.
+fn keys(
+    out: &mut String,
+    section: &Section,
+    own: Option<&Value>,
+    example: Option<&Value>,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<()> {
     for (key, about) in section.keys {
-        comment(out, about);
         let set = own.and_then(|o| o.get(key)).filter(|v| !v.is_null());
+        if set.is_none() && !wanted(key) {
+            continue;
+        }
+        comment(out, about);
         let empty_table = set.is_some_and(|v| v.as_object().is_some_and(serde_json::Map::is_empty));
         let (mark, value) = match set {
             Some(value) if !empty_table => ("", Some(value)),
@@ -271,6 +380,7 @@ fn comment(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::{TargetKind, TargetSettings};
 
     fn small() -> Pipeline {
         let text = "name='docs'\n[corpus]\nurl='docs'\n[repository]\nurl='repo'\n[target]\nkind='embedded'\npath='db'";
@@ -298,15 +408,26 @@ mod tests {
     /// Taking the # from in front of every optional key gives a valid pipeline: no example is wrong.
     #[test]
     fn the_examples_in_comments_are_valid() {
-        let text = small().to_toml().unwrap();
+        for kind in TargetKind::ALL {
+            let mut p = small();
+            p.target = TargetSettings {
+                url: kind.is_server().then(|| kind.url_example().into()),
+                ..TargetSettings::new(kind)
+            };
+            p.target.path = (kind == TargetKind::Embedded).then(|| "db".into());
+            examples_are_valid(&p.to_toml().unwrap());
+        }
+    }
+
+    fn examples_are_valid(text: &str) {
         let is_key = |l: &str| {
             l.strip_prefix("# ").is_some_and(|l| {
-                l.starts_with("[[")
+                l.starts_with('[')
                     || l.split_once(" = ").is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
             })
         };
         let all: String = text.lines().map(|l| if is_key(l) { &l[2..] } else { l }).map(|l| format!("{l}\n")).collect();
-        let p = Pipeline::from_toml(&all, "init").unwrap();
+        let p = Pipeline::from_toml(&all, "init").unwrap_or_else(|e| panic!("{e}\n{all}"));
         assert_eq!(p.corpus.records, exemplar().corpus.records);
         assert_eq!(p.target.payload_indexes, exemplar().target.payload_indexes);
         p.validate(std::path::Path::new("/base")).unwrap();
@@ -316,9 +437,14 @@ mod tests {
     fn every_key_is_explained() {
         fn leaves(path: String, value: &Value, out: &mut Vec<String>) {
             match value {
-                Value::Object(map) if path != "target.payload_indexes" && !path.ends_with(".store") => map
-                    .iter()
-                    .for_each(|(k, v)| leaves(if path.is_empty() { k.clone() } else { format!("{path}.{k}") }, v, out)),
+                Value::Object(map)
+                    if !["target.payload_indexes", "target.pgvector.policies"].contains(&path.as_str())
+                        && !path.ends_with(".store") =>
+                {
+                    map.iter().for_each(|(k, v)| {
+                        leaves(if path.is_empty() { k.clone() } else { format!("{path}.{k}") }, v, out)
+                    })
+                }
                 Value::Array(items) if items.iter().all(Value::is_object) => {
                     items.iter().for_each(|v| leaves(path.clone(), v, out))
                 }

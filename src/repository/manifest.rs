@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Digest, fingerprint};
 use crate::model::ModelContext;
 use crate::pipeline::{CaptureMode, CorpusSettings, FieldType, IndexSettings};
+use crate::targets::{Role, ServerInfo, Tenants};
 use crate::validate::GoldenBaseline;
 
 /// An object that a snapshot or vector set needs.
@@ -124,6 +125,18 @@ pub struct TargetRecord {
     pub live_count: Option<u64>,
     /// Physical name the production name pointed at, when there was one.
     pub live_collection: Option<String>,
+    /// What answered, where the target is a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerInfo>,
+    /// Tenants of the live collection, where the target is a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<Tenants>,
+    /// Who may do what with the live collection.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Role>,
+    /// The target's own parameters of the live collection.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub own: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A snapshot.

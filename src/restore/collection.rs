@@ -8,7 +8,7 @@ use super::plan::{Prepared, RestorePlan};
 use crate::error::{Error, ErrorKind, Result, refused};
 use crate::ids::Digest;
 use crate::repository::path;
-use crate::targets::{CollectionSpec, CollectionState, Marker, OwnedCollection, Purpose};
+use crate::targets::{CollectionInfo, CollectionSpec, CollectionState, Marker, OwnedCollection, Purpose, checks};
 use crate::vectors::PartRef;
 
 /// The collection, and what is in it already.
@@ -36,8 +36,9 @@ pub(super) async fn destination(
         None => format!("{}-{}", plan.collection, &key.to_string()[..8]),
     };
     let target = &prepared.target;
+    let names = target.capabilities().names;
     for attempt in 1..=ATTEMPTS {
-        let name = if attempt == 1 { base.clone() } else { format!("{base}-{attempt}") };
+        let name = names.fit(&if attempt == 1 { base.clone() } else { format!("{base}-{attempt}") });
         let owned = match target.open_owned(&name).await {
             Ok(owned) => owned,
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -79,7 +80,48 @@ pub(super) async fn destination(
         .guidance("delete collections that are not needed any more"))
 }
 
-fn spec(prepared: &Prepared, name: String, key: Digest) -> CollectionSpec {
+/// Before anything is computed: whether the production name can become this restore's at all. What stands in its way and may
+/// be taken over is returned.
+pub(super) async fn check_production(prepared: &Prepared) -> Result<Option<CollectionInfo>> {
+    if prepared.options.scratch.is_some() || !prepared.options.promote {
+        return Ok(None);
+    }
+    let target = &prepared.target;
+    let name = prepared.workspace.pipeline.collection();
+    checks::fits("production name", name, &target.capabilities().names)?;
+    let Some(info) = target.describe(name).await? else { return Ok(None) };
+    if info.name != name {
+        return Ok(None);
+    }
+    let foreign = info.marker.is_none();
+    if !target.capabilities().rename || (foreign && !prepared.options.adopt) {
+        return Err(checks::alias_is_physical(name));
+    }
+    Ok(foreign.then_some(info))
+}
+
+/// Takes over the collection that has the production name, so that it can be renamed.
+pub(super) async fn adopt(prepared: &Prepared) -> Result<()> {
+    let Some(info) = check_production(prepared).await? else { return Ok(()) };
+    // What its vectors were made with nobody knows: no model has these fingerprints, so nothing takes them for its own.
+    let unknown = Digest::of(b"adopted");
+    let marker = Marker {
+        instance: uuid::Uuid::new_v4(),
+        restore_key: unknown,
+        snapshot: "adopted".to_owned(),
+        model_fingerprint: unknown,
+        rules_fingerprint: unknown,
+        purpose: Purpose::Restore,
+        state: CollectionState::Ready,
+        created: jiff::Timestamp::now(),
+    };
+    prepared.target.adopt(&info.name, marker).await?;
+    prepared.workspace.events.note(format!("{} is regrow's now, as --adopt asked", info.name));
+    Ok(())
+}
+
+/// The collection to make.
+pub(super) fn spec(prepared: &Prepared, name: String, key: Digest) -> CollectionSpec {
     let manifest = &prepared.manifest;
     let settings = &prepared.workspace.pipeline.target;
     CollectionSpec {
@@ -88,6 +130,8 @@ fn spec(prepared: &Prepared, name: String, key: Digest) -> CollectionSpec {
         metric: manifest.model.metric,
         index: settings.index.clone(),
         payload_indexes: prepared.workspace.pipeline.payload_indexes(),
+        own: prepared.own(),
+        roles: prepared.roles(),
         marker: Marker {
             instance: uuid::Uuid::new_v4(),
             restore_key: key,

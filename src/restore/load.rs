@@ -8,7 +8,7 @@ use super::collection::receipt;
 use super::plan::Prepared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Stage;
-use crate::targets::{Filter, OwnedCollection};
+use crate::targets::{Filter, OwnedCollection, Point};
 use crate::vectors::{PartRef, VectorRow};
 
 /// Points per write; targets may set a smaller limit.
@@ -23,12 +23,14 @@ pub(super) async fn load_part(
 ) -> Result<()> {
     let target = &prepared.target;
     let capabilities = target.capabilities();
-    let size = BATCH.min(capabilities.max_batch_points).max(1);
-    let mut rows = rows.into_iter();
-    let batches = std::iter::from_fn(move || {
-        let batch: Vec<_> = rows.by_ref().take(size).map(VectorRow::into_point).collect();
-        (!batch.is_empty()).then_some(batch)
-    });
+    let settings = &prepared.workspace.pipeline.target;
+    let bytes = settings.batch_bytes.map_or(capabilities.max_batch_bytes, |b| b.min(capabilities.max_batch_bytes));
+    // A target with a server behind a wire likes large writes; it says how large.
+    let size = match settings.kind.is_server() {
+        true => capabilities.max_batch_points,
+        false => BATCH.min(capabilities.max_batch_points),
+    };
+    let batches = batches(rows, size.max(1), bytes);
     futures::stream::iter(batches)
         .map(async |points| {
             prepared.workspace.cancel.check()?;
@@ -50,11 +52,40 @@ pub(super) async fn load_part(
             prepared.workspace.events.progress(Stage::Load, count as u64);
             Ok(())
         })
-        .buffer_unordered(capabilities.write_concurrency.max(1))
+        .buffer_unordered(settings.writers.unwrap_or(capabilities.write_concurrency).max(1))
         .try_collect::<()>()
         .await?;
     target.flush(collection).await?;
     receipt(prepared, collection, part).await
+}
+
+/// Points in order, so many or so many bytes at a time; one that is larger goes alone.
+fn batches(rows: Vec<VectorRow>, points: usize, bytes: usize) -> impl Iterator<Item = Vec<Point>> {
+    let mut rows = rows.into_iter().map(VectorRow::into_point).peekable();
+    std::iter::from_fn(move || {
+        let (mut batch, mut held) = (Vec::new(), 0);
+        while let Some(point) = rows.peek() {
+            held += point_bytes(point);
+            if batch.len() == points || (held > bytes && !batch.is_empty()) {
+                break;
+            }
+            batch.extend(rows.next());
+        }
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+/// About what a point takes in a request.
+fn point_bytes(point: &Point) -> usize {
+    fn size(value: &serde_json::Value) -> usize {
+        match value {
+            serde_json::Value::String(text) => text.len() + 4,
+            serde_json::Value::Array(items) => items.iter().map(size).sum::<usize>() + 4,
+            serde_json::Value::Object(map) => map.iter().map(|(k, v)| k.len() + 4 + size(v)).sum::<usize>() + 4,
+            _ => 12,
+        }
+    }
+    32 + 4 * point.vector.len() + point.payload.iter().map(|(k, v)| k.len() + 4 + size(v)).sum::<usize>()
 }
 
 /// Checks that every point is there.

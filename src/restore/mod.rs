@@ -84,6 +84,8 @@ pub struct RestoreOptions {
     pub fresh: bool,
     /// Point the production name at the collection after a passing validation.
     pub promote: bool,
+    /// Where the production name is a collection that regrow did not make, take it over and rename it.
+    pub adopt: bool,
     /// Delete the collection that the production name pointed at before, if regrow made it.
     pub drop_previous: bool,
     /// Stop when every point is loaded: no index, no verdict, no promotion. For measurements.
@@ -103,6 +105,7 @@ impl Default for RestoreOptions {
             reuse: true,
             fresh: false,
             promote: true,
+            adopt: false,
             drop_previous: false,
             load_only: false,
             scratch: None,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::RestoreOptions;
+use super::collection::{check_production, spec};
 use crate::cancel::Cancel;
 use crate::chunk::Chunker;
 use crate::corpus::{Corpus, DocumentParser};
@@ -108,6 +109,8 @@ pub struct RestorePlan {
     pub rto_seconds: f64,
     /// The vector set's id.
     pub vector_set: String,
+    /// What the target cannot express of the collection as it was, or as the pipeline wants it.
+    pub unsupported: Vec<String>,
     /// What a restore cannot bring back.
     pub cannot_restore: Vec<String>,
     /// The parts.
@@ -245,6 +248,9 @@ impl Prepared {
                 .guidance("check the model's files (`regrow models`) and the number format; another machine may embed as recorded"));
         }
         let manifest = &self.manifest;
+        check_production(self).await?;
+        let wanted = self.workspace.pipeline.collection().to_owned();
+        let unsupported = self.target.unsupported(&spec(self, wanted, Digest::of(b"plan"))).await?;
         let mut parts = parts_of(&self.repository, manifest, &self.workspace.cancel).await?;
         parts.iter_mut().for_each(|part| part.stored = self.reuse.contains(&self.object(&part.name)));
         let pending = || parts.iter().filter(|p| !p.stored);
@@ -277,6 +283,7 @@ impl Prepared {
                 &manifest.rules_fingerprint,
                 parts.iter().map(|p| p.name),
             )?,
+            unsupported,
             cannot_restore: manifest.cannot_restore.clone(),
             part_plans: parts,
             canaries,
@@ -286,16 +293,37 @@ impl Prepared {
     /// What the collection is made from: equal keys mean equal content and configuration.
     pub(super) fn restore_key(&self, plan: &RestorePlan) -> Result<Digest> {
         let target = &self.workspace.pipeline.target;
-        fingerprint(
-            "restore/1",
-            &(
-                &plan.vector_set,
-                &self.manifest.model.metric,
-                &target.index,
-                &target.payload_indexes,
-                self.options.on_changed,
-            ),
-        )
+        let made_from = (
+            &plan.vector_set,
+            &self.manifest.model.metric,
+            &target.index,
+            &target.payload_indexes,
+            self.options.on_changed,
+        );
+        let (own, roles) = (self.own(), self.roles());
+        if own.is_empty() && roles.is_empty() {
+            return fingerprint("restore/1", &made_from);
+        }
+        fingerprint("restore/2", &(made_from, own, roles))
+    }
+
+    /// The target's own parameters: as recorded, where that was a target of the same kind, with the pipeline's over them.
+    pub(super) fn own(&self) -> serde_json::Map<String, serde_json::Value> {
+        let target = &self.workspace.pipeline.target;
+        let mut own = match self.manifest.target.kind == target.kind.name() {
+            true => self.manifest.target.own.clone(),
+            false => serde_json::Map::new(),
+        };
+        own.extend(target.own());
+        own
+    }
+
+    /// The recorded roles, where that was a target of the same kind.
+    pub(super) fn roles(&self) -> Vec<crate::targets::Role> {
+        match self.manifest.target.kind == self.workspace.pipeline.target.kind.name() {
+            true => self.manifest.target.roles.clone(),
+            false => Vec::new(),
+        }
     }
 }
 

@@ -62,6 +62,8 @@ pub struct RestoreReport {
     pub peak_rss_bytes: u64,
     /// Where the vectors went.
     pub target: TargetReport,
+    /// What the target cannot express of the collection as it was, or as the pipeline wants it.
+    pub unsupported: Vec<String>,
     /// The verdict's checks.
     pub checks: Vec<Check>,
     /// Search latency seen while validating.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
-use super::collection::{Destination, destination, forget};
+use super::collection::{Destination, adopt, destination, forget};
 use super::compute::{ComputeTotals, embed, store, stored};
 use super::corpus_check::{Differences, check_corpus};
 use super::load::{build_index, check_count, load_part};
@@ -362,6 +362,9 @@ async fn conclude(
         }
         record.commit(&prepared.repository).await?;
         if passed && prepared.options.promote && !load_only {
+            if prepared.options.adopt {
+                adopt(prepared).await?;
+            }
             let before = prepared.target.promote(&plan.collection, &collection).await?;
             previous = before.filter(|name| name != collection.name());
             promoted = Some(plan.collection.clone());
@@ -403,6 +406,7 @@ async fn conclude(
             count,
             reused: target.ready,
         },
+        unsupported: plan.unsupported.clone(),
         checks: verdict.checks,
         latency: serde_json::to_value(&verdict.latency).unwrap_or_default(),
     })

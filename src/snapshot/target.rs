@@ -19,6 +19,10 @@ pub(super) fn unreached(workspace: &Workspace) -> TargetRecord {
         payload_indexes: target.payload_indexes.clone(),
         live_count: None,
         live_collection: None,
+        server: None,
+        tenants: None,
+        roles: Vec::new(),
+        own: target.own(),
     }
 }
 
@@ -37,11 +41,22 @@ pub(super) async fn live(
             Ok(None) => None,
             Err(e) => return Ok(unreachable(workspace, record, &e)),
         },
-        Err(e) if e.kind() == ErrorKind::Target => return Ok(unreachable(workspace, record, &e)),
+        Err(e) if matches!(e.kind(), ErrorKind::Target | ErrorKind::Denied) => {
+            return Ok(unreachable(workspace, record, &e));
+        }
         Err(e) => return Err(e),
     };
     let Some((target, info)) = described else { return Ok((record, None)) };
     record.index = info.index.clone();
+    if workspace.pipeline.target.kind.is_server() {
+        match target.server().await {
+            Ok(server) => record.server = Some(server),
+            Err(e) => return Ok(unreachable(workspace, record, &e)),
+        }
+        record.tenants = Some(info.tenants.clone());
+        record.roles = info.roles.clone();
+        record.own = info.own.clone();
+    }
     record.live_count = Some(info.count);
     record.live_collection = Some(info.name.clone());
     let Some(golden) = &workspace.pipeline.validation.golden else { return Ok((record, None)) };

@@ -88,6 +88,25 @@ pub(crate) fn query(collection: &str, vector: &[f32], dimension: usize) -> Resul
     Ok(())
 }
 
+/// A name that this target can hold.
+pub(crate) fn fits(what: &'static str, text: &str, names: &Names) -> Result<()> {
+    name(what, text)?;
+    if names.allow(text) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Configuration, format!("the target cannot have a {what} of this name"))
+        .with("name", text)
+        .with("most bytes", names.max_bytes)
+        .guidance(format!("set target.collection in the pipeline file, for example to \"{}\"", names.fit(text))))
+}
+
+/// The collection is regrow's already.
+pub(crate) fn owned_already(name: &str) -> Error {
+    Error::new(ErrorKind::AlreadyExists, "the collection carries regrow's marker already")
+        .with("collection", name)
+        .guidance("it needs no adoption")
+}
+
 /// The marker may change, but not whose it is.
 pub(crate) fn same_instance(collection: &str, held: Uuid, found: Uuid) -> Result<()> {
     if held == found {
@@ -118,14 +137,14 @@ pub(crate) fn taken(name: &str, by: &'static str) -> Error {
 pub(crate) fn not_owned(name: &str) -> Error {
     Error::new(ErrorKind::Target, "the collection was not made by regrow: it carries no marker")
         .with("collection", name)
-        .guidance("regrow writes to and deletes only what it made; choose another name")
+        .guidance("regrow writes to and deletes only what it made; choose another name, or take it over with --adopt")
 }
 
 /// A production name cannot be the physical name of a collection.
 pub(crate) fn alias_is_physical(alias: &str) -> Error {
     Error::new(ErrorKind::Target, "the production name is the physical name of a collection")
         .with("alias", alias)
-        .guidance("choose another production name, or rename or delete that collection first")
+        .guidance("choose another production name (`target.collection`), or rename or delete that collection first; where the database can rename, --adopt takes it over and renames it")
 }
 
 /// A collection in production is not deleted.

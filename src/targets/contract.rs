@@ -49,6 +49,18 @@ pub trait Target: Send + Sync {
     /// What this target can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// What answers there. Connects where there is no connection yet; so does every other method.
+    ///
+    /// A version that is too old or too new to be used is [`ErrorKind::Target`](crate::ErrorKind::Target) and says why,
+    /// here and from every other method; wrong credentials are [`ErrorKind::Denied`](crate::ErrorKind::Denied).
+    async fn server(&self) -> Result<ServerInfo>;
+
+    /// What of `spec` this target cannot express, in words for people: printed by the plan before anything runs, and listed
+    /// in the report. [`create`](Self::create) makes the collection without it. What makes a restore useless (a metric that
+    /// is not there, too many dimensions) is not listed here: `create` refuses it as
+    /// [`ErrorKind::Configuration`](crate::ErrorKind::Configuration), and so does this.
+    async fn unsupported(&self, spec: &CollectionSpec) -> Result<Vec<String>>;
+
     /// Physical names of all collections, sorted.
     async fn list(&self) -> Result<Vec<String>>;
 
@@ -59,10 +71,17 @@ pub trait Target: Send + Sync {
     /// built; filters give the same results without them.
     /// [`ErrorKind::AlreadyExists`](crate::ErrorKind::AlreadyExists) when the name is taken.
     /// A `create` that was interrupted leaves nothing that `describe` shows, and can be repeated.
+    /// Every target takes names of up to 30 lower-case letters and digits that begin with a letter, and all that
+    /// [`Names::allow`] allows; others are [`ErrorKind::Configuration`](crate::ErrorKind::Configuration).
     async fn create(&self, spec: &CollectionSpec) -> Result<OwnedCollection>;
 
     /// Takes hold of an existing collection that carries regrow's marker; an error otherwise.
     async fn open_owned(&self, name: &str) -> Result<OwnedCollection>;
+
+    /// Writes `marker` on a collection that carries none, because the user said that it is theirs: from then on regrow may
+    /// rename, write and delete it. Nothing else of it changes. One that carries a marker already is
+    /// [`ErrorKind::AlreadyExists`](crate::ErrorKind::AlreadyExists).
+    async fn adopt(&self, name: &str, marker: Marker) -> Result<OwnedCollection>;
 
     /// Replaces the marker (the instance stays the same).
     async fn mark(&self, collection: &OwnedCollection, marker: Marker) -> Result<OwnedCollection>;
@@ -93,8 +112,12 @@ pub trait Target: Send + Sync {
     /// The nearest points, best first. Ties come in id order when `exact`.
     async fn search(&self, name: &str, request: &SearchRequest) -> Result<Vec<ScoredPoint>>;
 
-    /// Points the production name `alias` at the collection; returns the physical name it pointed at before.
-    /// Refused when `alias` is the physical name of a collection.
+    /// Points the production name `alias` at the collection; returns the physical name it pointed at before, which is kept.
+    /// Promoting that one again is the way back.
+    ///
+    /// Where `alias` is the physical name of a collection: one without marker is refused. An owned one (adopted, say) is
+    /// renamed in the same step where [`Capabilities::rename`] says so, and its new name returned; else it is refused. After
+    /// a kill in between, promoting again completes it, and reading by `alias` finds one of the two.
     async fn promote(&self, alias: &str, collection: &OwnedCollection) -> Result<Option<String>>;
 
     /// Deletes the collection. Refused while a production name points at it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::conformance::{self, Case, Open};
+use super::conformance::{self, Case, Open, Opener, Place};
 use super::wrappers::*;
 use super::*;
 use crate::error::ErrorKind;
@@ -40,7 +40,8 @@ macro_rules! on {
     ($target:ident, $rule:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $target() {
-            conformance::$rule(&Case::new(Arc::new(super::$target) as Open)).await;
+            let open = |place: &Place| super::$target(&place.directory);
+            conformance::$rule(&Case::new(Arc::new(open) as Open)).await;
         }
     };
 }
@@ -49,7 +50,7 @@ macro_rules! conformance {
     ($($rule:ident),* $(,)?) => {
         $(
             mod $rule {
-                use super::{Open, Arc, Case, conformance};
+                use super::{Open, Arc, Case, Place, conformance};
 
                 on!(memory, $rule);
                 #[cfg(feature = "edge")]
@@ -78,6 +79,11 @@ conformance! {
     promotion_switches_all_reads,
     production_is_not_deleted,
     everything_survives_reopening,
+    the_server_says_what_it_is,
+    promotion_goes_back,
+    a_description_makes_the_same_again,
+    what_others_made_is_left_alone,
+    the_model_is_on_the_collection,
     writing_twice_is_writing_once,
     overwriting_replaces_vector_and_payload,
     bad_points_are_refused_by_id,
@@ -98,23 +104,57 @@ conformance! {
 
 #[tokio::test]
 async fn a_limit_of_one_passes_the_suite() {
-    conformance::run_all(Arc::new(|path: &Path| Arc::new(Limit::new(memory(path), 1)) as Arc<dyn Target>)).await;
+    conformance::run_all(Arc::new(|place: &Place| {
+        Arc::new(Limit::new(memory(&place.directory), 1)) as Arc<dyn Target>
+    }))
+    .await;
+}
+
+/// Memory that another tool can use too.
+struct Shared(memory::MemoryTarget);
+
+#[async_trait::async_trait]
+impl Opener for Shared {
+    async fn open(&self, _: &Place) -> Arc<dyn Target> {
+        Arc::new(self.0.clone())
+    }
+
+    async fn create_foreign(&self, _: &Place, spec: &CollectionSpec) -> bool {
+        self.0.create_foreign(spec).unwrap();
+        true
+    }
 }
 
 #[tokio::test]
-async fn what_others_made_is_neither_written_nor_deleted() {
-    let target = memory::MemoryTarget::new();
-    target.create_foreign(&conformance::spec("theirs", 4, Metric::Dot)).unwrap();
-    let error = target.open_owned("theirs").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Target);
-    assert_eq!(target.describe("theirs").await.unwrap().unwrap().marker, None);
-    // Not with a handle to something else of that name either.
-    let other = memory::MemoryTarget::new();
-    let owned = other.create(&conformance::spec("theirs", 4, Metric::Dot)).await.unwrap();
-    assert!(target.write(&owned, vec![conformance::sample(1, 4)]).await.is_err());
-    assert!(target.promote("live", &owned).await.is_err());
-    assert!(target.delete(owned).await.is_err());
-    assert_eq!(target.list().await.unwrap(), ["theirs"]);
+async fn what_others_made_in_memory_is_left_alone() {
+    let open = Arc::new(Shared(memory::MemoryTarget::new()));
+    conformance::what_others_made_is_left_alone(&Case::new(open)).await;
+}
+
+#[tokio::test]
+async fn a_large_collection_in_memory_holds() {
+    let open = |place: &Place| memory(&place.directory);
+    conformance::a_large_collection_holds(&Case::new(Arc::new(open)), 5000).await;
+}
+
+#[test]
+fn names_are_fitted_to_the_target() {
+    let words = Names { max_bytes: 20, characters: Characters::Words { also: "_", upper: false, digit_first: false } };
+    for (name, fitted) in [
+        ("docs", "docs"),
+        ("My-Docs", "my_docs"),
+        ("9docs", "c9docs"),
+        ("docs-", "docs_0"),
+        ("grün 🌍 x", "gr_n___x"),
+        ("a-very-long-name-indeed-1a2b3c4d", "a_very_long_1a2b3c4d"),
+    ] {
+        assert_eq!(words.fit(name), fitted);
+        assert!(words.allow(fitted) && (name == fitted || !words.allow(name)), "{name}");
+    }
+    let any = Names { max_bytes: 20, characters: Characters::Any };
+    for name in ["ö".repeat(40), "🌍".repeat(9), "a\"b'c".into()] {
+        assert!(any.allow(&any.fit(&name)), "{name}");
+    }
 }
 
 #[tokio::test]
@@ -278,9 +318,9 @@ async fn a_dry_run_records_and_writes_nothing() {
 fn a_pipeline_opens_its_target() {
     let base = tempfile::tempdir().unwrap();
     let settings = |kind: &str| -> TargetSettings { toml::from_str(kind).unwrap() };
-    let memory = open(&settings("kind = 'memory'"), base.path(), &Events::silent()).unwrap();
+    let memory = open(&settings("kind = 'memory'"), base.path(), &|_| None, &Events::silent()).unwrap();
     assert_eq!(memory.kind(), "memory");
-    let embedded = |text: &str| open(&settings(text), base.path(), &Events::silent());
+    let embedded = |text: &str| open(&settings(text), base.path(), &|_| None, &Events::silent());
     #[cfg(feature = "edge")]
     {
         assert_eq!(embedded("kind = 'embedded'").unwrap().kind(), "embedded");

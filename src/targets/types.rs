@@ -39,6 +39,10 @@ pub mod field {
 pub struct Capabilities {
     /// The production name can be switched atomically.
     pub atomic_promote: bool,
+    /// A physical collection that has the production name can be given another one, so that the name becomes free.
+    pub rename: bool,
+    /// A collection can have several production names at once.
+    pub several_names: bool,
     /// The index can be built after the load.
     pub deferred_index: bool,
     /// Counting is exact.
@@ -49,10 +53,175 @@ pub struct Capabilities {
     pub exclusive: bool,
     /// Most points in one write.
     pub max_batch_points: usize,
-    /// Writes that may be under way at once.
+    /// Most bytes in one write, vectors and payload as the driver estimates them: what is fastest, and safely below what
+    /// the server takes.
+    pub max_batch_bytes: usize,
+    /// Writes that should be under way at once.
     pub write_concurrency: usize,
     /// Metrics it can serve.
     pub metrics: Vec<Metric>,
+    /// How tenants can be kept.
+    pub tenants: Vec<TenantKeeping>,
+    /// It can import files from a store by itself.
+    pub native_import: bool,
+    /// When a write is seen by a read.
+    pub consistency: Consistency,
+    /// Which names collections and production names can have.
+    pub names: Names,
+}
+
+impl Capabilities {
+    /// Those of a target in this process: everything at once, any name. Others change what differs.
+    pub fn local() -> Self {
+        Self {
+            atomic_promote: true,
+            rename: false,
+            several_names: true,
+            deferred_index: true,
+            exact_count: true,
+            persistent: true,
+            exclusive: true,
+            max_batch_points: 1024,
+            max_batch_bytes: 16 << 20,
+            write_concurrency: 1,
+            metrics: vec![Metric::Cosine, Metric::Dot, Metric::Euclidean],
+            tenants: vec![TenantKeeping::Payload],
+            native_import: false,
+            consistency: Consistency::Immediate,
+            names: Names { max_bytes: super::checks::MAX_NAME_BYTES, characters: Characters::Any },
+        }
+    }
+}
+
+/// How the tenants of one collection are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantKeeping {
+    /// By a payload field and its index.
+    Payload,
+    /// By a partition for each group of tenants.
+    Partition,
+    /// Each tenant has a place of its own: a shard, a namespace.
+    Own,
+}
+
+/// When a write is seen by a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// As soon as it is confirmed.
+    Immediate,
+    /// After `flush`.
+    AfterFlush,
+}
+
+/// Which names a target can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Names {
+    /// Most bytes.
+    pub max_bytes: usize,
+    /// Which characters.
+    pub characters: Characters,
+}
+
+/// Characters of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Characters {
+    /// All but control characters.
+    Any,
+    /// ASCII letters and digits, and some others.
+    Words {
+        /// The others, not at either end of a name.
+        also: &'static str,
+        /// Upper case is there.
+        upper: bool,
+        /// A digit can come first.
+        digit_first: bool,
+    },
+}
+
+impl Names {
+    /// Whether the target can have this name.
+    pub fn allow(&self, name: &str) -> bool {
+        let fits = |c: char| match self.characters {
+            Characters::Any => !c.is_control(),
+            Characters::Words { also, upper, .. } => {
+                c.is_ascii_lowercase() || c.is_ascii_digit() || (upper && c.is_ascii_uppercase()) || also.contains(c)
+            }
+        };
+        let ends = match self.characters {
+            Characters::Any => true,
+            Characters::Words { digit_first, .. } => {
+                name.starts_with(|c: char| c.is_ascii_alphabetic() || (digit_first && c.is_ascii_digit()))
+                    && name.ends_with(|c: char| c.is_ascii_alphanumeric())
+            }
+        };
+        !name.is_empty() && name.len() <= self.max_bytes && name.chars().all(fits) && ends
+    }
+
+    /// The nearest name that the target can have: the name itself where that will do. A name that is too long keeps its
+    /// beginning and its last 9 bytes, which tell one restore from another.
+    pub fn fit(&self, name: &str) -> String {
+        let mut fitted = match self.characters {
+            Characters::Any => name.to_owned(),
+            Characters::Words { also, upper, digit_first } => {
+                let other = also.chars().next().unwrap_or('0');
+                let mut out: String = name
+                    .chars()
+                    .map(|c| if upper { c } else { c.to_ascii_lowercase() })
+                    .map(|c| if c.is_ascii_alphanumeric() || also.contains(c) { c } else { other })
+                    .collect();
+                if !out.starts_with(|c: char| c.is_ascii_alphabetic() || (digit_first && c.is_ascii_digit())) {
+                    out.insert(0, 'c');
+                }
+                if !out.ends_with(|c: char| c.is_ascii_alphanumeric()) {
+                    out.push('0');
+                }
+                out
+            }
+        };
+        if fitted.len() > self.max_bytes {
+            let cut = |at: usize| (0..=at).rev().find(|i| fitted.is_char_boundary(*i)).unwrap_or(0);
+            let tail = fitted[cut(fitted.len() - 9)..].to_owned();
+            fitted.truncate(cut(self.max_bytes.saturating_sub(tail.len())));
+            fitted.push_str(&tail);
+        }
+        fitted
+    }
+}
+
+/// What answers: read when a target is opened, recorded in snapshots, printed by `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerInfo {
+    /// What it is: `PostgreSQL`, `Qdrant`.
+    pub name: String,
+    /// Its version, as it says.
+    pub version: String,
+    /// Further versions and facts that matter for a restore: `pgvector` → `0.8.5`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, String>,
+}
+
+/// The tenants in a collection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenants {
+    /// How many there are; absent where counting would read every point.
+    pub count: Option<u64>,
+    /// How they are kept apart.
+    pub kept: TenantKeeping,
+}
+
+/// Who may do what with a collection. Never a password, key or token.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Role {
+    /// Name.
+    pub name: String,
+    /// What it may do, in the target's words, sorted: `SELECT`.
+    pub grants: Vec<String>,
 }
 
 /// What a collection is made for; only drills delete without being asked.
@@ -113,6 +282,12 @@ pub struct CollectionSpec {
     pub index: IndexSettings,
     /// Payload fields to index, with their types; nested fields with dots (`metadata.year`).
     pub payload_indexes: BTreeMap<String, FieldType>,
+    /// The target's own parameters: what the snapshot recorded of the live collection ([`CollectionInfo::own`] of a target
+    /// of the same kind), with the pipeline's table for this kind over it. Keys are those of that table, and further ones
+    /// that only `describe` writes. A target ignores what it does not know, and says so in `unsupported`.
+    pub own: Map<String, Value>,
+    /// Roles that had rights on the live collection. Roles themselves are not made: those that are there get their rights.
+    pub roles: Vec<Role>,
     /// The marker to write on it.
     pub marker: Marker,
 }
@@ -134,6 +309,12 @@ pub struct CollectionInfo {
     pub payload_indexes: BTreeMap<String, FieldType>,
     /// Exact number of points.
     pub count: u64,
+    /// Its tenants.
+    pub tenants: Tenants,
+    /// Who may do what with it, sorted by name; empty where the target has no roles.
+    pub roles: Vec<Role>,
+    /// The target's own parameters, those that a restore needs to make the collection again: see [`CollectionSpec::own`].
+    pub own: Map<String, Value>,
     /// regrow's marker, if it is regrow's.
     pub marker: Option<Marker>,
 }

@@ -66,13 +66,17 @@ impl Target for Double {
         Capabilities {
             atomic_promote: false,
             deferred_index: false,
-            exact_count: true,
             persistent: false,
-            exclusive: true,
             max_batch_points: 1000,
-            write_concurrency: 1,
             metrics: vec![self.info.metric],
+            ..Capabilities::local()
         }
+    }
+    async fn server(&self) -> Result<ServerInfo> {
+        unused()
+    }
+    async fn unsupported(&self, _: &CollectionSpec) -> Result<Vec<String>> {
+        unused()
     }
     async fn list(&self) -> Result<Vec<String>> {
         Ok(vec![self.info.name.clone()])
@@ -84,6 +88,9 @@ impl Target for Double {
         unused()
     }
     async fn open_owned(&self, _: &str) -> Result<OwnedCollection> {
+        unused()
+    }
+    async fn adopt(&self, _: &str, _: Marker) -> Result<OwnedCollection> {
         unused()
     }
     async fn mark(&self, _: &OwnedCollection, _: Marker) -> Result<OwnedCollection> {

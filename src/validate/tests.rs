@@ -133,6 +133,9 @@ impl World {
             index: IndexSettings::default(),
             payload_indexes: indexes.clone(),
             count: rows as u64,
+            tenants: crate::targets::Tenants { count: None, kept: crate::targets::TenantKeeping::Payload },
+            roles: Vec::new(),
+            own: serde_json::Map::new(),
             marker: Some(marker),
         };
         let points = all.iter().cloned().map(|r| (r.chunk_id, r.into_point())).collect();

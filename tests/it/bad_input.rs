@@ -786,7 +786,7 @@ fn a_database_in_use_is_named() {
     three(&project);
     project.run(&["snapshot", "--json"]).ok();
     let (pipeline, base) = regrow::pipeline::Pipeline::load(&project.path("regrow.toml")).unwrap();
-    let held = regrow::targets::open(&pipeline.target, &base, &regrow::event::Events::silent()).unwrap();
+    let held = regrow::targets::open(&pipeline.target, &base, &|_| None, &regrow::event::Events::silent()).unwrap();
     for arguments in [&["restore", "--json"][..], &["query", "x", "--json"], &["drill", "--json"]] {
         let document = project.run(arguments).failed(20);
         assert!(document["error"]["message"].as_str().unwrap().contains("in use"), "{document}");

@@ -158,7 +158,7 @@ impl Project {
     pub fn payloads(&self) -> Vec<Value> {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let (pipeline, base) = Pipeline::load(&self.path("regrow.toml")).expect("a pipeline");
-        let target = regrow::targets::open(&pipeline.target, &base, &Events::silent()).expect("a target");
+        let target = regrow::targets::open(&pipeline.target, &base, &|_| None, &Events::silent()).expect("a target");
         let mut payloads = Vec::new();
         let mut after = None;
         loop {

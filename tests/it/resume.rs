@@ -16,7 +16,7 @@ type Points = BTreeMap<String, (Vec<u32>, Value)>;
 fn contents(project: &Project) -> Points {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (pipeline, base) = Pipeline::load(&project.path("regrow.toml")).unwrap();
-    let target = regrow::targets::open(&pipeline.target, &base, &regrow::event::Events::silent()).unwrap();
+    let target = regrow::targets::open(&pipeline.target, &base, &|_| None, &regrow::event::Events::silent()).unwrap();
     runtime.block_on(scroll(target.as_ref(), pipeline.collection()))
 }
 

@@ -26,6 +26,7 @@ pub(super) struct Client {
     tenant: String,
     database: String,
     token: Option<Secret>,
+    timeout: Duration,
 }
 
 impl std::fmt::Debug for Client {
@@ -99,7 +100,7 @@ impl Client {
             Error::new(ErrorKind::Configuration, message)
                 .guidance("write the server's address as `url = \"http://HOST:8000\"`; the token goes to `api_key`")
         };
-        let url = Url::parse(&options.url).map_err(|e| wrong("the server's URL cannot be read").because(e))?;
+        let url = &options.url;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(wrong("the server's URL is not one of HTTP").with("scheme", url.scheme()));
         }
@@ -109,7 +110,6 @@ impl Client {
         let setup = |e: reqwest::Error| wrong("the client of the server cannot be set up").because(e);
         let mut builder = reqwest::Client::builder()
             .connect_timeout(options.timeout.min(Duration::from_secs(10)))
-            .timeout(options.timeout)
             .user_agent(concat!("regrow/", env!("CARGO_PKG_VERSION")));
         if let Some(pem) = &options.ca {
             for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(setup)? {
@@ -122,6 +122,7 @@ impl Client {
             tenant: options.tenant.clone(),
             database: options.database.clone(),
             token: options.token.clone(),
+            timeout: options.timeout,
         })
     }
 
@@ -163,18 +164,28 @@ impl Client {
     pub(super) async fn create(&self, body: &Value) -> Result<Remote> {
         let (url, doing) = (self.collections(&[])?, "creating a collection");
         match self.call(Method::POST, &url, Some(body), doing).await {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                let tenant = (self.at(&["tenants"])?, json!({"name": self.tenant}), "creating a tenant");
-                let databases = self.at(&["tenants", &self.tenant, "databases"])?;
-                for (url, body, doing) in [tenant, (databases, json!({"name": self.database}), "creating a database")] {
-                    match self.call::<Value>(Method::POST, &url, Some(&body), doing).await {
-                        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
-                        Ok(_) | Err(_) => {}
-                    }
+            // Servers differ in how they say that there is no such database.
+            Err(e) if e.kind() == ErrorKind::NotFound || e.context_value("status") == Some("400") => {
+                if self.database_is_there().await? {
+                    return Err(e);
                 }
+                self.make(&["tenants"], &self.tenant, "creating a tenant").await?;
+                self.make(&["tenants", &self.tenant, "databases"], &self.database, "creating a database").await?;
                 self.call(Method::POST, &url, Some(body), doing).await
             }
             other => other,
+        }
+    }
+
+    async fn database_is_there(&self) -> Result<bool> {
+        let url = self.at(&["tenants", &self.tenant, "databases", &self.database])?;
+        Ok(absent(self.call::<Value>(Method::GET, &url, None, "looking for the database").await)?.is_some())
+    }
+
+    async fn make(&self, path: &[&str], name: &str, doing: &'static str) -> Result<()> {
+        match self.call::<Value>(Method::POST, &self.at(path)?, Some(&json!({"name": name})), doing).await {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -223,6 +234,11 @@ impl Client {
         }
     }
 
+    /// Whether this is Chroma's own cloud, whose index is another one.
+    pub(super) fn is_cloud(&self) -> bool {
+        Url::parse(&self.url).is_ok_and(|url| url.host_str().is_some_and(|host| host.ends_with("trychroma.com")))
+    }
+
     fn at(&self, path: &[&str]) -> Result<Url> {
         let wrong = || Error::new(ErrorKind::Unexpected, "a path of the server's interface cannot be built");
         let mut url = Url::parse(&self.url).map_err(|e| wrong().because(e))?;
@@ -256,7 +272,9 @@ impl Client {
         body: Option<&Value>,
         doing: &'static str,
     ) -> Result<(StatusCode, bytes::Bytes)> {
-        let mut request = self.http.request(method, url.clone());
+        // A server of one node takes its log into the index before it answers a query.
+        let slow = matches!(url.path_segments().and_then(|mut path| path.next_back()), Some("upsert" | "query"));
+        let mut request = self.http.request(method, url.clone()).timeout(self.timeout * if slow { 10 } else { 1 });
         if let Some(body) = body {
             let body = serde_json::to_vec(body)
                 .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot write a request").because(e))?;

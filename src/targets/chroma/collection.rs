@@ -68,32 +68,71 @@ pub(super) fn stored(name: &str) -> String {
     format!("{DIGESTED}{}", digest.get(..40).unwrap_or(&digest))
 }
 
-/// Chroma's name of a metric. Vectors of cosine collections have length 1, or are given it before they are written, so
-/// that the dot product is the cosine; Chroma's own cosine would change their bits.
-fn space(metric: Metric) -> &'static str {
+/// Chroma's names of distances that serve a metric, the usual one first. Vectors of cosine collections have length 1, or
+/// are given it before they are written, so that the dot product is the cosine; Chroma's own cosine changes their bits.
+fn spaces(metric: Metric) -> &'static [&'static str] {
     match metric {
-        Metric::Cosine | Metric::Dot => "ip",
-        Metric::Euclidean => "l2",
+        Metric::Cosine => &["ip", "cosine"],
+        Metric::Dot => &["ip"],
+        Metric::Euclidean => &["l2"],
     }
 }
 
+/// The space as the snapshot recorded it, where it serves the metric.
+fn space(spec: &CollectionSpec) -> &'static str {
+    let fitting = spaces(spec.metric);
+    let recorded = spec.own.get("space").and_then(Value::as_str);
+    fitting.iter().find(|s| Some(**s) == recorded).unwrap_or(&fitting[0])
+}
+
+/// Parameters of the index that have no place in [`IndexSettings`].
+const OWN: [&str; 2] = ["sync_threshold", "resize_factor"];
+
+/// What of the specification cannot be had.
+pub(super) fn unsupported(spec: &CollectionSpec, cloud: bool) -> Vec<String> {
+    let mut said = Vec::new();
+    for (key, value) in &spec.own {
+        match key.as_str() {
+            "tenant" => {}
+            "space" if value.as_str() == Some(space(spec)) => {}
+            "spann" if cloud => {}
+            "spann" => said.push("the index of Chroma's cloud (spann): this server builds HNSW".to_owned()),
+            key if OWN.contains(&key) && !cloud => {}
+            key => said.push(format!("{key} = {value}: Chroma has no such parameter")),
+        }
+    }
+    said.extend(spec.roles.iter().map(|role| format!("the rights of {}: Chroma has no roles", role.name)));
+    said
+}
+
 /// The request that creates a collection.
-pub(super) fn creation(spec: &CollectionSpec) -> Result<Value> {
+pub(super) fn creation(spec: &CollectionSpec, cloud: bool) -> Result<Value> {
     let made = Spec {
         dimension: spec.dimension,
         metric: spec.metric,
         index: spec.index.clone(),
         payload_indexes: spec.payload_indexes.clone(),
     };
-    let hnsw = json!({
-        "space": space(spec.metric),
-        "max_neighbors": spec.index.m,
-        "ef_construction": spec.index.ef_construct,
-        "ef_search": spec.index.ef_search,
-    });
+    let configuration = match spec.own.get("spann") {
+        Some(spann) if cloud => json!({"spann": spann}),
+        _ => {
+            let mut hnsw = json!({
+                "space": space(spec),
+                "max_neighbors": spec.index.m,
+                "ef_construction": spec.index.ef_construct,
+                "ef_search": spec.index.ef_search,
+            });
+            for key in OWN.into_iter().filter(|_| !cloud) {
+                if let Some(value) = spec.own.get(key) {
+                    hnsw[key] = value.clone();
+                }
+            }
+            json!({"hnsw": hnsw})
+        }
+    };
     Ok(json!({
         "name": stored(&spec.name),
-        "configuration": {"hnsw": hnsw},
+        "configuration": configuration,
         "metadata": {NAME: spec.name, MARKER: text(&spec.marker)?, SPEC: text(&made)?},
     }))
 }
@@ -183,6 +222,19 @@ impl Remote {
         keys.is_none_or(|keys| keys.get(key).is_some_and(|types| types.get("float").is_some_and(|f| !f.is_null())))
     }
 
+    fn own(&self) -> Map<String, Value> {
+        let mut own = Map::new();
+        if let Some(spann) = self.configuration_json.get("spann").filter(|spann| spann.is_object()) {
+            own.insert("spann".to_owned(), spann.clone());
+        }
+        if let Some(hnsw) = self.configuration_json.get("hnsw") {
+            for key in OWN.into_iter().chain(["space"]) {
+                own.extend(hnsw.get(key).filter(|v| !v.is_null()).map(|v| (key.to_owned(), v.clone())));
+            }
+        }
+        own
+    }
+
     pub(super) fn info(&self, aliases: Vec<String>, count: u64) -> Result<CollectionInfo> {
         let spec = self.parsed::<Spec>(SPEC)?;
         let number = |key: &str, otherwise: u32| {
@@ -203,6 +255,9 @@ impl Remote {
             index,
             payload_indexes: spec.map(|s| s.payload_indexes).unwrap_or_default(),
             count,
+            tenants: Tenants { count: None, kept: TenantKeeping::Payload },
+            roles: Vec::new(),
+            own: self.own(),
             marker: self.marker()?,
         })
     }

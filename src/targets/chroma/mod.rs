@@ -9,7 +9,8 @@
 //!   product, because Chroma's own cosine would change their bits.
 //! - **Promotion.** By renaming, in two steps: for a moment nothing has the production name. What was interrupted between
 //!   them is finished by the next promotion, and reads through regrow see the new collection meanwhile. A collection
-//!   has one production name.
+//!   has one production name. A pointer in another collection would be atomic, but no other client follows it: it would
+//!   find an empty collection, where now it finds none for a moment.
 //! - **Exact search and filters.** Chroma has no exact search: every vector that passes the filter is read and compared.
 
 mod client;
@@ -20,33 +21,41 @@ mod promote;
 mod reads;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::OnceCell;
+use url::Url;
 use uuid::Uuid;
 
 use self::client::{Client, Limits, Remote, absent};
 use self::reads::{Filtered, Include, Ranges};
+use super::connect::Connection;
 use super::contract::{OwnedCollection, Target};
 use super::types::*;
 use super::{checks, filter as conditions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ChunkId;
 use crate::model::Metric;
+use crate::pipeline::TargetSettings;
 use crate::secret::Secret;
 
 /// Points in one write where the server allows it.
 const BATCH: usize = 500;
+/// Versions before 1 that have the interface's version 2.
+const OLD_ENOUGH: [&str; 4] = ["0.6.", "0.7.", "0.8.", "0.9."];
+/// Chroma takes names of up to 512; its cloud up to 128.
+const NAMES: Names =
+    Names { max_bytes: 128, characters: Characters::Words { also: "-_.", upper: true, digit_first: true } };
 
 /// Where a Chroma server is, and how to talk to it.
 #[derive(Debug, Clone)]
 pub struct ChromaOptions {
     /// `http://HOST:PORT` or `https://HOST`.
-    pub url: String,
+    pub url: Url,
     /// Chroma's tenant; made by the first `create` where it is missing.
     pub tenant: String,
     /// Chroma's database; made by the first `create` where it is missing.
@@ -55,7 +64,7 @@ pub struct ChromaOptions {
     pub token: Option<Secret>,
     /// Certificates to trust beside the machine's, in PEM.
     pub ca: Option<Vec<u8>>,
-    /// For a whole request and its answer.
+    /// For a request and its answer; writes, and queries that wait for the index, have ten times as long.
     pub timeout: Duration,
     /// Most bytes of vectors and payload in one request; a point that is larger travels alone.
     pub batch_bytes: usize,
@@ -63,15 +72,16 @@ pub struct ChromaOptions {
     pub writers: usize,
 }
 
-impl Default for ChromaOptions {
-    fn default() -> Self {
+impl ChromaOptions {
+    /// The default tenant and database of the server at `url`.
+    pub fn new(url: Url) -> Self {
         Self {
-            url: "http://127.0.0.1:8000".to_owned(),
+            url,
             tenant: "default_tenant".to_owned(),
             database: "default_database".to_owned(),
             token: None,
             ca: None,
-            timeout: Duration::from_secs(120),
+            timeout: Duration::from_secs(60),
             batch_bytes: 8 << 20,
             writers: 4,
         }
@@ -89,9 +99,16 @@ struct Inner {
     client: Client,
     batch_bytes: usize,
     writers: usize,
-    limits: OnceCell<Limits>,
-    /// What is written to, by instance: the server's id leads to no successor of the same name.
-    known: Mutex<HashMap<Uuid, Known>>,
+    ready: OnceCell<Ready>,
+    /// What is written to, by name and instance: the server's id leads to no successor of the same name.
+    known: Mutex<HashMap<(String, Uuid), Known>>,
+}
+
+/// What the server said when it was first asked.
+#[derive(Debug, Clone)]
+struct Ready {
+    version: String,
+    limits: Limits,
 }
 
 /// A collection that is written to.
@@ -112,27 +129,48 @@ impl ChromaTarget {
                 client: Client::open(options)?,
                 batch_bytes: options.batch_bytes.max(1),
                 writers: options.writers.max(1),
-                limits: OnceCell::new(),
+                ready: OnceCell::new(),
                 known: Mutex::default(),
             }),
         })
     }
 
-    /// The version of the server's interface: `1.0.0` for every server of that generation.
-    pub async fn version(&self) -> Result<String> {
-        self.client().version().await
+    /// As the pipeline says.
+    pub(crate) fn connect(connection: Connection, settings: &TargetSettings) -> Result<Self> {
+        let mut options = ChromaOptions::new(connection.url);
+        if let Some(tenant) = settings.chroma.as_ref().and_then(|own| own.tenant.clone()) {
+            options.tenant = tenant;
+        }
+        options.database = connection.database.unwrap_or(options.database);
+        options.batch_bytes = settings.batch_bytes.unwrap_or(options.batch_bytes);
+        options.writers = connection.writers.unwrap_or(options.writers);
+        (options.token, options.ca, options.timeout) = (connection.api_key, connection.ca, connection.timeout);
+        Self::new(&options)
     }
 
     fn client(&self) -> &Client {
         &self.inner.client
     }
 
-    async fn limits(&self) -> Result<Limits> {
-        self.inner.limits.get_or_try_init(|| self.client().limits()).await.copied()
+    async fn ready(&self) -> Result<&Ready> {
+        let ask = || async {
+            let version = self.client().version().await?;
+            if version.starts_with("0.") && !OLD_ENOUGH.iter().any(|old| version.starts_with(old)) {
+                return Err(Error::new(
+                    ErrorKind::Target,
+                    "the Chroma server is too old: it lacks interface version 2",
+                )
+                .with("version", version)
+                .guidance("use Chroma 0.6 or later; its release notes say how to bring the data along"));
+            }
+            Ok(Ready { version, limits: self.client().limits().await? })
+        };
+        self.inner.ready.get_or_try_init(ask).await
     }
 
     /// The collection with this physical or production name.
     async fn find(&self, name: &str) -> Result<Option<Remote>> {
+        self.ready().await?;
         if let Some(remote) = self.client().named(&collection::stored(name)).await? {
             return Ok(Some(remote));
         }
@@ -172,7 +210,7 @@ impl ChromaTarget {
     }
 
     async fn known(&self, held: &OwnedCollection) -> Result<Known> {
-        let instance = held.marker().instance;
+        let instance = (held.name().to_owned(), held.marker().instance);
         let lock = || self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(&instance) {
             return Ok(known.clone());
@@ -183,9 +221,14 @@ impl ChromaTarget {
         Ok(known)
     }
 
+    fn forget(&self, held: &OwnedCollection) {
+        let mut known = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(&(held.name().to_owned(), held.marker().instance));
+    }
+
     /// The error that says what became of a collection that is not there any more.
     async fn gone(&self, held: &OwnedCollection) -> Error {
-        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&held.marker().instance);
+        self.forget(held);
         match self.owned(held).await {
             Err(e) => e,
             Ok(_) => checks::not_found(held.name()).transient(),
@@ -202,17 +245,40 @@ impl Target for ChromaTarget {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             atomic_promote: false,
+            rename: true,
+            several_names: false,
             deferred_index: false,
             exact_count: true,
             persistent: true,
             exclusive: false,
             max_batch_points: BATCH,
+            max_batch_bytes: self.inner.batch_bytes,
             write_concurrency: self.inner.writers,
             metrics: vec![Metric::Cosine, Metric::Dot, Metric::Euclidean],
+            tenants: vec![TenantKeeping::Payload],
+            native_import: false,
+            consistency: Consistency::Immediate,
+            names: NAMES,
         }
     }
 
+    /// The version is that of the interface: Chroma says `1.0.0` in every release from 1.0 on.
+    async fn server(&self) -> Result<ServerInfo> {
+        let Ready { version, limits } = self.ready().await?.clone();
+        let details = BTreeMap::from([
+            ("most records in a request".to_owned(), limits.max_batch_size.to_string()),
+            ("vectors as base64".to_owned(), limits.supports_base64_encoding.to_string()),
+        ]);
+        Ok(ServerInfo { name: "Chroma".to_owned(), version, details })
+    }
+
+    async fn unsupported(&self, spec: &CollectionSpec) -> Result<Vec<String>> {
+        checks::spec(spec)?;
+        Ok(collection::unsupported(spec, self.client().is_cloud()))
+    }
+
     async fn list(&self) -> Result<Vec<String>> {
+        self.ready().await?;
         let mut names: Vec<String> =
             self.client().list().await?.iter().map(|remote| remote.physical().to_owned()).collect();
         names.sort_unstable();
@@ -227,11 +293,12 @@ impl Target for ChromaTarget {
 
     async fn create(&self, spec: &CollectionSpec) -> Result<OwnedCollection> {
         checks::spec(spec)?;
+        checks::fits("collection", &spec.name, &NAMES)?;
         if let Some(there) = self.find(&spec.name).await? {
             let physical = there.physical() == spec.name;
             return Err(checks::taken(&spec.name, if physical { "a collection" } else { "a production name" }));
         }
-        match self.client().create(&collection::creation(spec)?).await {
+        match self.client().create(&collection::creation(spec, self.client().is_cloud())?).await {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(checks::taken(&spec.name, "a collection").because(e)),
             other => other.map(|_| OwnedCollection::attest(spec.name.clone(), spec.marker.clone())),
         }
@@ -241,6 +308,19 @@ impl Target for ChromaTarget {
         let remote = self.read(name).await?;
         let marker = remote.marker()?.ok_or_else(|| checks::not_owned(name))?;
         Ok(OwnedCollection::attest(remote.physical().to_owned(), marker))
+    }
+
+    async fn adopt(&self, name: &str, marker: Marker) -> Result<OwnedCollection> {
+        let remote = self.read(name).await?;
+        if remote.marker()?.is_some() {
+            return Err(checks::owned_already(name));
+        }
+        let mut metadata = remote.metadata();
+        let physical = remote.physical().to_owned();
+        metadata.insert(collection::NAME.to_owned(), physical.clone().into());
+        metadata.insert(collection::MARKER.to_owned(), collection::text(&marker)?.into());
+        self.client().update(&remote.id, &metadata, None).await?;
+        Ok(OwnedCollection::attest(physical, marker))
     }
 
     async fn mark(&self, held: &OwnedCollection, marker: Marker) -> Result<OwnedCollection> {
@@ -337,7 +417,7 @@ impl Target for ChromaTarget {
     }
 
     async fn promote(&self, alias: &str, held: &OwnedCollection) -> Result<Option<String>> {
-        checks::name("production name", alias)?;
+        checks::fits("production name", alias, &NAMES)?;
         promote::promote(self, alias, held).await
     }
 
@@ -348,7 +428,7 @@ impl Target for ChromaTarget {
             return Err(checks::in_production(held.name(), &aliases));
         }
         self.client().delete(&remote.name).await?;
-        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&held.marker().instance);
+        self.forget(&held);
         Ok(())
     }
 }

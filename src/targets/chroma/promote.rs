@@ -17,13 +17,14 @@ pub(super) async fn promote(target: &ChromaTarget, alias: &str, held: &OwnedColl
         if remote.name == stored(alias) {
             holder = Some(remote);
         } else if remote.physical() == alias {
+            // Under its production name at the server.
             return Err(checks::alias_is_physical(alias));
         } else if let Some(taking) = remote.taking()?.filter(|t| t.alias == alias) {
             takers.push((remote, taking));
         }
     }
     if let Some(holder) = &holder {
-        if holder.alias().is_none() {
+        if holder.alias().is_none() && (holder.marker()?.is_none() || holder.id == new.id) {
             return Err(checks::alias_is_physical(alias));
         }
         if holder.id == new.id {
@@ -34,7 +35,11 @@ pub(super) async fn promote(target: &ChromaTarget, alias: &str, held: &OwnedColl
         return Err(one_name_only(held.name(), other));
     }
     // The name is with whoever has it; else with whoever was interrupted while taking it.
-    let mut previous = holder.as_ref().map(|h| h.physical().to_owned());
+    let mut previous = holder.as_ref().map(|holder| match holder.alias() {
+        Some(_) => holder.physical().to_owned(),
+        // Its own name is wanted: it gets another one.
+        None => format!("{alias}-before-{}", &held.marker().instance.simple().to_string()[..8]),
+    });
     for (taker, taking) in takers {
         if taker.id == new.id {
             previous = previous.or(taking.previous);
@@ -49,8 +54,8 @@ pub(super) async fn promote(target: &ChromaTarget, alias: &str, held: &OwnedColl
     let taking = Taking { alias: alias.to_owned(), previous: previous.clone() };
     metadata.insert(collection::TAKING.to_owned(), collection::text(&taking)?.into());
     client.update(&new.id, &metadata, None).await?;
-    if let Some(holder) = &holder {
-        give_back(target, holder).await?;
+    if let (Some(holder), Some(previous)) = (&holder, &previous) {
+        give_back(target, holder, previous).await?;
     }
     metadata.remove(collection::TAKING);
     metadata.insert(collection::ALIAS.to_owned(), alias.into());
@@ -58,15 +63,15 @@ pub(super) async fn promote(target: &ChromaTarget, alias: &str, held: &OwnedColl
     Ok(previous)
 }
 
-/// The collection gets its physical name back.
-async fn give_back(target: &ChromaTarget, holder: &Remote) -> Result<()> {
+/// The collection gets its physical name back, or its new one.
+async fn give_back(target: &ChromaTarget, holder: &Remote, physical: &str) -> Result<()> {
     let mut metadata = holder.metadata();
     metadata.remove(collection::ALIAS);
-    let physical = holder.physical();
+    metadata.insert(collection::NAME.to_owned(), physical.into());
     match target.client().update(&holder.id, &metadata, Some(&stored(physical))).await {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(Error::new(
             ErrorKind::Target,
-            "the collection in production cannot get its own name back: another collection has that name now",
+            "the collection in production cannot get a name of its own back: another collection has that name now",
         )
         .with("collection", physical)
         .guidance("rename or delete that other collection, then promote again")

@@ -60,7 +60,7 @@ pub(super) async fn write(target: &ChromaTarget, known: &Known, points: Vec<Poin
             }
         }
     }
-    let limits = target.limits().await?;
+    let limits = target.ready().await?.limits;
     let most = limits.max_batch_size.clamp(1, BATCH);
     let mut from = 0;
     while from < records.len() {

@@ -43,6 +43,8 @@ pub fn spec(name: &str, dimension: usize, metric: Metric) -> CollectionSpec {
         metric,
         index: IndexSettings::default(),
         payload_indexes,
+        own: Map::new(),
+        roles: Vec::new(),
         marker: marker(),
     }
 }

@@ -12,7 +12,7 @@ use crate::targets::types::*;
 
 /// No points: every method answers.
 pub async fn an_empty_collection_can_be_used(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = target.create(&spec("one", 4, Metric::Cosine)).await.unwrap();
     for _ in 0..2 {
         assert_eq!(target.count("one", &Filter::default()).await.unwrap(), 0);
@@ -31,7 +31,7 @@ pub async fn an_empty_collection_can_be_used(case: &Case) {
 
 /// A fetch returns what exists, once.
 pub async fn missing_ids_are_left_out(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     filled(&*target, &spec("one", 4, Metric::Dot), 20).await;
     let ids: Vec<ChunkId> = [3, 500, 4, 3, 501, 19].map(Sample::id).to_vec();
     let mut found = target.fetch("one", &ids).await.unwrap();
@@ -46,7 +46,7 @@ pub async fn missing_ids_are_left_out(case: &Case) {
 /// Every point once, in id order, whatever the size of a page; before and after the index.
 pub async fn scrolling_is_complete(case: &Case) {
     const COUNT: u64 = 10_501;
-    let target = case.target();
+    let target = case.target().await;
     let owned = filled(&*target, &spec("one", 4, Metric::Dot), COUNT).await;
     let mut expected: Vec<Point> = (0..COUNT).map(|n| sample(n, 4)).collect();
     expected.sort_by_key(|p| p.id);
@@ -83,9 +83,9 @@ fn reference(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
 /// Scores are cosine similarity, dot product or Euclidean distance; best first; complete.
 pub async fn exact_search_is_exact(case: &Case) {
     const DIMENSION: usize = 20;
-    let target = case.target();
+    let target = case.target().await;
     for metric in [Metric::Cosine, Metric::Dot, Metric::Euclidean] {
-        let name = format!("{metric:?}");
+        let name = format!("{metric:?}").to_lowercase();
         let owned = target.create(&spec(&name, DIMENSION, metric)).await.unwrap();
         let points: Vec<Point> =
             (0..600).map(|n| Point { vector: raw_vector(n, DIMENSION), ..sample(n, DIMENSION) }).collect();
@@ -123,7 +123,7 @@ pub async fn exact_search_is_exact(case: &Case) {
 
 /// Equal scores: the least ids, in order, also at the cut.
 pub async fn ties_come_in_id_order(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = target.create(&spec("one", 4, Metric::Dot)).await.unwrap();
     let same = vec![0.5_f32, -0.25, 0.125, 1.0];
     let mut points: Vec<Point> = (0..90).map(|n| Point { vector: same.clone(), ..sample(n, 4) }).collect();
@@ -153,7 +153,7 @@ fn range(field: &str, min: Option<f64>, max: Option<f64>) -> Condition {
 /// Counts, exact searches and searches of the index agree with the meaning of every kind of condition.
 pub async fn filters_mean_what_they_say(case: &Case) {
     const COUNT: u64 = 2000;
-    let target = case.target();
+    let target = case.target().await;
     let owned = filled(&*target, &spec("one", 8, Metric::Cosine), COUNT).await;
     let filters: Vec<Vec<Condition>> = vec![
         vec![],
@@ -201,7 +201,7 @@ pub async fn filters_mean_what_they_say(case: &Case) {
 
 /// A search as one tenant never returns another's point.
 pub async fn a_tenant_sees_only_its_own(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = filled(&*target, &spec("one", 8, Metric::Cosine), 1500).await;
     for indexed in [false, true] {
         if indexed {
@@ -228,7 +228,7 @@ pub async fn a_tenant_sees_only_its_own(case: &Case) {
 
 /// Wrong dimension, values that are not finite, filters that mean nothing.
 pub async fn bad_queries_are_refused(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     filled(&*target, &spec("one", 4, Metric::Dot), 5).await;
     for vector in [vec![], vec![1.0; 3], vec![1.0; 5], vec![f32::NAN; 4], vec![0.0, 0.0, 0.0, f32::INFINITY]] {
         let error = target.search("one", &nearest(vector, 3, true)).await.unwrap_err();

@@ -10,7 +10,7 @@ use crate::targets::types::*;
 
 /// Repeating writes, in other batches and another order, changes nothing.
 pub async fn writing_twice_is_writing_once(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = filled(&*target, &spec("one", 8, Metric::Cosine), 300).await;
     let before = scroll_all(&*target, "one", 100).await;
     write_range(&*target, &owned, 100..300, 8).await;
@@ -25,7 +25,7 @@ pub async fn writing_twice_is_writing_once(case: &Case) {
 
 /// The last write of an id is what is there, and nothing of the one before.
 pub async fn overwriting_replaces_vector_and_payload(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = filled(&*target, &spec("one", 8, Metric::Dot), 50).await;
     for indexed in [false, true] {
         if indexed {
@@ -54,7 +54,7 @@ pub async fn overwriting_replaces_vector_and_payload(case: &Case) {
 
 /// Bad vectors are refused by id with a reason, and the rest of the batch is written.
 pub async fn bad_points_are_refused_by_id(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = target.create(&spec("one", 4, Metric::Cosine)).await.unwrap();
     let with = |n: u64, vector: Vec<f32>| Point { vector, ..sample(n, 4) };
     let points = vec![
@@ -86,9 +86,9 @@ pub async fn bad_points_are_refused_by_id(case: &Case) {
 
 /// Vectors of any length for dot and Euclidean, of length 1 for cosine; before and after the index.
 pub async fn vectors_come_back_bit_for_bit(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     for metric in [Metric::Dot, Metric::Euclidean, Metric::Cosine] {
-        let name = format!("{metric:?}");
+        let name = format!("{metric:?}").to_lowercase();
         let spec = spec(&name, 24, metric);
         let owned = target.create(&spec).await.unwrap();
         let mut points: Vec<Point> = (0..400).map(|n| sample(n, 24)).collect();
@@ -109,17 +109,17 @@ pub async fn vectors_come_back_bit_for_bit(case: &Case) {
         assert_eq!(bits(&scroll_all(&*target, &name, 150).await), bits(&points));
     }
     // A vector without direction can be stored, and is similar to nothing.
-    let owned = target.open_owned("Cosine").await.unwrap();
+    let owned = target.open_owned("cosine").await.unwrap();
     let zero = Point { vector: vec![0.0; 24], ..sample(1000, 24) };
     target.write(&owned, vec![zero.clone()]).await.unwrap();
-    assert_eq!(target.fetch("Cosine", &[zero.id]).await.unwrap(), std::slice::from_ref(&zero));
-    let found = target.search("Cosine", &nearest(unit_vector(1, 24), 1000, true)).await.unwrap();
+    assert_eq!(target.fetch("cosine", &[zero.id]).await.unwrap(), std::slice::from_ref(&zero));
+    let found = target.search("cosine", &nearest(unit_vector(1, 24), 1000, true)).await.unwrap();
     assert_eq!(found.iter().find(|p| p.id == zero.id).map(|p| p.score), Some(0.0));
 }
 
 /// Payloads come back as JSON values, not as text that looks like them.
 pub async fn payloads_keep_types(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = target.create(&spec("one", 4, Metric::Dot)).await.unwrap();
     let value = json!({
         "tenant": "a",
@@ -150,7 +150,7 @@ pub async fn payloads_keep_types(case: &Case) {
 
 /// A payload of a megabyte, several in one batch.
 pub async fn huge_payloads_are_kept(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = target.create(&spec("one", 4, Metric::Dot)).await.unwrap();
     let points: Vec<Point> = (0..8)
         .map(|n| {
@@ -171,7 +171,7 @@ pub async fn huge_payloads_are_kept(case: &Case) {
 
 /// Writers do not lose each other's points.
 pub async fn concurrent_writes_all_land(case: &Case) {
-    let target = case.target();
+    let target = case.target().await;
     let owned = target.create(&spec("one", 8, Metric::Cosine)).await.unwrap();
     let writers = (0..6_u64).map(|w| {
         let (target, owned) = (target.clone(), owned.clone());
@@ -198,7 +198,7 @@ pub async fn concurrent_writes_all_land(case: &Case) {
 /// The index finds what exact search finds, and points written after it was built are found too.
 pub async fn writes_after_the_index_are_found(case: &Case) {
     const DIMENSION: usize = 32;
-    let target = case.target();
+    let target = case.target().await;
     let owned = filled(&*target, &spec("one", DIMENSION, Metric::Cosine), 9000).await;
     assert!(!target.index_state(&owned).await.unwrap().done, "nothing is indexed before it is asked for");
     let state = wait_for_index(&*target, &owned).await;

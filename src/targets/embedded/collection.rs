@@ -346,6 +346,9 @@ impl Collection {
             index: file.index,
             payload_indexes,
             count,
+            tenants: Tenants { count: None, kept: TenantKeeping::Payload },
+            roles: Vec::new(),
+            own: serde_json::Map::new(),
             marker: Some(file.marker),
         })
     }

@@ -32,8 +32,10 @@ use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::event::Events;
 use crate::ids::ChunkId;
-use crate::model::Metric;
 use async_trait::async_trait;
+
+/// Version of the engine, as Cargo.toml pins it.
+const ENGINE: &str = "0.7.2";
 
 /// How the embedded database uses memory and disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,17 +242,24 @@ impl Target for EmbeddedTarget {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            atomic_promote: true,
-            deferred_index: true,
-            exact_count: true,
-            persistent: true,
-            exclusive: true,
-            max_batch_points: 1024,
-            // The engine applies one operation at a time to a shard.
-            write_concurrency: 1,
-            metrics: vec![Metric::Cosine, Metric::Dot, Metric::Euclidean],
-        }
+        // The engine applies one operation at a time to a shard.
+        Capabilities { write_concurrency: 1, max_batch_points: 1024, ..Capabilities::local() }
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let details = BTreeMap::from([("qdrant-edge".to_owned(), ENGINE.to_owned())]);
+        Ok(ServerInfo { name: "embedded".to_owned(), version, details })
+    }
+
+    async fn unsupported(&self, spec: &CollectionSpec) -> Result<Vec<String>> {
+        checks::spec(spec)?;
+        let mut out = Vec::new();
+        out.extend(spec.own.keys().map(|key| format!("{key}: the embedded database has no such parameter")));
+        out.extend(
+            spec.roles.iter().map(|role| format!("the rights of {}: the embedded database has no roles", role.name)),
+        );
+        Ok(out)
     }
 
     async fn list(&self) -> Result<Vec<String>> {
@@ -284,6 +293,12 @@ impl Target for EmbeddedTarget {
             Ok(OwnedCollection::attest(file.name, file.marker))
         })
         .await
+    }
+
+    async fn adopt(&self, name: &str, _: Marker) -> Result<OwnedCollection> {
+        // There are no others: a collection is its marker and its points.
+        let owned = self.open_owned(name).await?;
+        Err(checks::owned_already(owned.name()))
     }
 
     async fn mark(&self, collection: &OwnedCollection, marker: Marker) -> Result<OwnedCollection> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::model::Metric;
 use crate::targets::conformance::{Sample, marker, sample, spec, unit_vector, wait_for_index};
 
 const DIMENSION: usize = 32;

@@ -37,11 +37,21 @@ impl Collection {
         self.marker.as_ref().ok_or_else(|| checks::not_owned(&self.spec.name))
     }
 
+    pub(super) fn is_owned(&self) -> bool {
+        self.marker.is_some()
+    }
+
+    pub(super) fn rename(&mut self, name: &str) {
+        name.clone_into(&mut self.spec.name);
+    }
+
     pub(super) fn set_marker(&mut self, marker: Marker) {
         self.marker = Some(marker);
     }
 
     pub(super) fn info(&self, aliases: Vec<String>) -> CollectionInfo {
+        let tenants: HashSet<&str> =
+            self.points.values().filter_map(|p| p.payload.get(field::TENANT)?.as_str()).collect();
         CollectionInfo {
             name: self.spec.name.clone(),
             aliases,
@@ -50,6 +60,9 @@ impl Collection {
             index: self.spec.index.clone(),
             payload_indexes: self.spec.payload_indexes.clone(),
             count: self.points.len() as u64,
+            tenants: Tenants { count: Some(tenants.len() as u64), kept: TenantKeeping::Payload },
+            roles: self.spec.roles.clone(),
+            own: self.spec.own.clone(),
             marker: self.marker.clone(),
         }
     }

@@ -13,7 +13,6 @@ use super::types::*;
 use super::{checks, filter};
 use crate::error::Result;
 use crate::ids::ChunkId;
-use crate::model::Metric;
 
 /// Collections in memory. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -88,16 +87,17 @@ impl Target for MemoryTarget {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            atomic_promote: true,
-            deferred_index: true,
-            exact_count: true,
-            persistent: false,
-            exclusive: true,
-            max_batch_points: 4096,
-            write_concurrency: 1,
-            metrics: vec![Metric::Cosine, Metric::Dot, Metric::Euclidean],
-        }
+        Capabilities { rename: true, persistent: false, max_batch_points: 4096, ..Capabilities::local() }
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(ServerInfo { name: "memory".to_owned(), version, details: BTreeMap::new() })
+    }
+
+    async fn unsupported(&self, spec: &CollectionSpec) -> Result<Vec<String>> {
+        checks::spec(spec)?;
+        Ok(Vec::new())
     }
 
     async fn list(&self) -> Result<Vec<String>> {
@@ -120,6 +120,18 @@ impl Target for MemoryTarget {
         self.with(|state| {
             let collection = state.read(name)?;
             Ok(OwnedCollection::attest(state.physical(name).to_owned(), collection.marker()?.clone()))
+        })
+    }
+
+    async fn adopt(&self, name: &str, marker: Marker) -> Result<OwnedCollection> {
+        self.with_mut(|state| {
+            let physical = state.physical(name).to_owned();
+            let collection = state.collections.get_mut(&physical).ok_or_else(|| checks::not_found(name))?;
+            if collection.is_owned() {
+                return Err(checks::owned_already(name));
+            }
+            collection.set_marker(marker.clone());
+            Ok(OwnedCollection::attest(physical, marker))
         })
     }
 
@@ -171,10 +183,23 @@ impl Target for MemoryTarget {
     async fn promote(&self, alias: &str, collection: &OwnedCollection) -> Result<Option<String>> {
         checks::name("production name", alias)?;
         self.with_mut(|state| {
-            if state.collections.contains_key(alias) {
-                return Err(checks::alias_is_physical(alias));
-            }
             state.owned(collection)?;
+            if let Some(physical) = state.collections.get(alias) {
+                if !physical.is_owned() || alias == collection.name() {
+                    return Err(checks::alias_is_physical(alias));
+                }
+                let moved = format!("{alias}-before-{}", &collection.marker().instance.simple().to_string()[..8]);
+                if state.collections.contains_key(&moved) || state.aliases.contains_key(&moved) {
+                    return Err(checks::taken(&moved, "a collection"));
+                }
+                if let Some(mut before) = state.collections.remove(alias) {
+                    before.rename(&moved);
+                    state.collections.insert(moved.clone(), before);
+                }
+                state.aliases.values_mut().filter(|p| *p == alias).for_each(|p| moved.clone_into(p));
+                state.aliases.insert(alias.to_owned(), collection.name().to_owned());
+                return Ok(Some(moved));
+            }
             Ok(state.aliases.insert(alias.to_owned(), collection.name().to_owned()))
         })
     }

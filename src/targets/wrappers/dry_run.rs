@@ -21,6 +21,11 @@ pub enum Planned {
         /// Its physical name.
         collection: String,
     },
+    /// A marker would have been written on a collection that has none.
+    Adopt {
+        /// The collection's physical name.
+        collection: String,
+    },
     /// A marker would have been replaced.
     Mark {
         /// The collection's physical name.
@@ -109,6 +114,14 @@ impl Target for DryRun {
         self.inner.capabilities()
     }
 
+    async fn server(&self) -> Result<ServerInfo> {
+        self.inner.server().await
+    }
+
+    async fn unsupported(&self, spec: &CollectionSpec) -> Result<Vec<String>> {
+        self.inner.unsupported(spec).await
+    }
+
     async fn list(&self) -> Result<Vec<String>> {
         self.inner.list().await
     }
@@ -135,6 +148,15 @@ impl Target for DryRun {
             Some(marker) => Ok(OwnedCollection::attest(name.to_owned(), marker)),
             None => self.inner.open_owned(name).await,
         }
+    }
+
+    async fn adopt(&self, name: &str, marker: Marker) -> Result<OwnedCollection> {
+        let info = self.inner.describe(name).await?.ok_or_else(|| checks::not_found(name))?;
+        if info.marker.is_some() {
+            return Err(checks::owned_already(name));
+        }
+        self.record().planned.push(Planned::Adopt { collection: info.name.clone() });
+        Ok(OwnedCollection::attest(info.name, marker))
     }
 
     async fn mark(&self, collection: &OwnedCollection, marker: Marker) -> Result<OwnedCollection> {

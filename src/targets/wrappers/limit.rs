@@ -41,6 +41,16 @@ impl Target for Limit {
         capabilities
     }
 
+    async fn server(&self) -> Result<ServerInfo> {
+        let _place = self.place().await?;
+        self.inner.server().await
+    }
+
+    async fn unsupported(&self, spec: &CollectionSpec) -> Result<Vec<String>> {
+        let _place = self.place().await?;
+        self.inner.unsupported(spec).await
+    }
+
     async fn list(&self) -> Result<Vec<String>> {
         let _place = self.place().await?;
         self.inner.list().await
@@ -59,6 +69,11 @@ impl Target for Limit {
     async fn open_owned(&self, name: &str) -> Result<OwnedCollection> {
         let _place = self.place().await?;
         self.inner.open_owned(name).await
+    }
+
+    async fn adopt(&self, name: &str, marker: Marker) -> Result<OwnedCollection> {
+        let _place = self.place().await?;
+        self.inner.adopt(name, marker).await
     }
 
     async fn mark(&self, collection: &OwnedCollection, marker: Marker) -> Result<OwnedCollection> {

@@ -109,6 +109,21 @@ impl Retry {
     }
 }
 
+impl Retry {
+    /// The name that a collection has now.
+    async fn renamed(&self, before: &CollectionInfo) -> Result<Option<String>> {
+        let Some(marker) = &before.marker else { return Ok(None) };
+        for name in self.list().await? {
+            // Others' collections are passed over.
+            let Ok(owned) = self.open_owned(&name).await else { continue };
+            if owned.marker().instance == marker.instance {
+                return Ok(Some(owned.name().to_owned()));
+            }
+        }
+        Ok(None)
+    }
+}
+
 #[async_trait]
 impl Target for Retry {
     fn kind(&self) -> &'static str {
@@ -117,6 +132,18 @@ impl Target for Retry {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    async fn server(&self) -> Result<ServerInfo> {
+        self.run("server", |_| self.inner.server()).await
+    }
+
+    async fn unsupported(&self, spec: &CollectionSpec) -> Result<Vec<String>> {
+        self.run("unsupported", |_| {
+            let spec = spec.clone();
+            Box::pin(async move { self.inner.unsupported(&spec).await })
+        })
+        .await
     }
 
     async fn list(&self) -> Result<Vec<String>> {
@@ -153,6 +180,22 @@ impl Target for Retry {
         self.run("open", |_| {
             let name = name.to_owned();
             Box::pin(async move { self.inner.open_owned(&name).await })
+        })
+        .await
+    }
+
+    async fn adopt(&self, name: &str, marker: Marker) -> Result<OwnedCollection> {
+        self.run("adopt", |call| {
+            let (name, marker) = (name.to_owned(), marker.clone());
+            Box::pin(async move {
+                match self.inner.adopt(&name, marker.clone()).await {
+                    Err(e) if call > 1 && e.kind() == ErrorKind::AlreadyExists => match self.open_owned(&name).await {
+                        Ok(found) if found.marker().instance == marker.instance => Ok(found),
+                        Ok(_) | Err(_) => Err(e),
+                    },
+                    result => result,
+                }
+            })
         })
         .await
     }
@@ -233,12 +276,17 @@ impl Target for Retry {
 
     async fn promote(&self, alias: &str, collection: &OwnedCollection) -> Result<Option<String>> {
         // A repeated promote would report the first one's effect.
-        let before = self.describe(alias).await?.map(|info| info.name);
+        let before = self.describe(alias).await?;
         self.run("promote", |call| {
             let (alias, collection, before) = (alias.to_owned(), collection.clone(), before.clone());
             Box::pin(async move {
                 let previous = self.inner.promote(&alias, &collection).await?;
-                Ok(if call > 1 { before } else { previous })
+                Ok(match before {
+                    // It had the production name itself: the first call has renamed it, maybe.
+                    Some(before) if call > 1 && before.name == alias => self.renamed(&before).await?.or(previous),
+                    before if call > 1 => before.map(|info| info.name),
+                    _ => previous,
+                })
             })
         })
         .await

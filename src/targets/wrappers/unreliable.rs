@@ -81,6 +81,14 @@ impl Target for Unreliable {
         self.inner.capabilities()
     }
 
+    async fn server(&self) -> Result<ServerInfo> {
+        self.call("server", String::new(), self.inner.server()).await
+    }
+
+    async fn unsupported(&self, spec: &CollectionSpec) -> Result<Vec<String>> {
+        self.call("unsupported", spec.name.clone(), self.inner.unsupported(spec)).await
+    }
+
     async fn list(&self) -> Result<Vec<String>> {
         self.call("list", String::new(), self.inner.list()).await
     }
@@ -95,6 +103,10 @@ impl Target for Unreliable {
 
     async fn open_owned(&self, name: &str) -> Result<OwnedCollection> {
         self.call("open_owned", name.to_owned(), self.inner.open_owned(name)).await
+    }
+
+    async fn adopt(&self, name: &str, marker: Marker) -> Result<OwnedCollection> {
+        self.call("adopt", format!("{name} {}", marker.instance), self.inner.adopt(name, marker)).await
     }
 
     async fn mark(&self, collection: &OwnedCollection, marker: Marker) -> Result<OwnedCollection> {

@@ -1,5 +1,7 @@
 //! What a pipeline file holds. Unknown keys are errors; every default is written here once.
 
+mod target;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::embed::Device;
 use crate::model::Dtype;
 use crate::secret::SecretRef;
+
+pub use self::target::*;
 
 /// A complete pipeline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -308,96 +312,6 @@ pub struct RetentionSettings {
     pub grace: Option<String>,
 }
 
-/// `[target]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TargetSettings {
-    /// Which database.
-    pub kind: TargetKind,
-    /// Directory of the embedded database.
-    #[serde(default)]
-    pub path: Option<String>,
-    /// Production name of the collection; the pipeline's name when absent.
-    #[serde(default)]
-    pub collection: Option<String>,
-    /// Index parameters.
-    #[serde(default)]
-    pub index: IndexSettings,
-    /// Payload fields that get an index, and their type. `document_id`, `tenant` and `acl` always get one.
-    #[serde(default)]
-    pub payload_indexes: BTreeMap<String, FieldType>,
-    /// Whether a passing restore becomes the production collection.
-    #[serde(default)]
-    pub promote: PromotePolicy,
-}
-
-/// A vector database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TargetKind {
-    /// Qdrant's engine in process, in a directory.
-    Embedded,
-    /// In memory, gone when the process ends: for tests and measurements.
-    Memory,
-}
-
-impl TargetKind {
-    /// Lower-case name, as in pipeline files and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Embedded => "embedded",
-            Self::Memory => "memory",
-        }
-    }
-}
-
-/// When a restored collection becomes the production collection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PromotePolicy {
-    /// After every check has passed.
-    #[default]
-    OnPass,
-    /// Only when asked for.
-    Never,
-}
-
-/// `[target.index]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct IndexSettings {
-    /// HNSW: links per node.
-    pub m: u32,
-    /// HNSW: candidates while building.
-    pub ef_construct: u32,
-    /// HNSW: candidates while searching.
-    pub ef_search: u32,
-    /// Build threads; 0 means one per core.
-    pub threads: usize,
-}
-
-impl Default for IndexSettings {
-    fn default() -> Self {
-        Self { m: 16, ef_construct: 128, ef_search: 128, threads: 0 }
-    }
-}
-
-/// Type of a payload field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FieldType {
-    /// Exact text values, or lists of them.
-    Keyword,
-    /// Whole numbers.
-    Integer,
-    /// Floating-point numbers.
-    Float,
-    /// True or false.
-    Bool,
-    /// RFC 3339 times.
-    Datetime,
-}
-
 /// `[validation]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -495,14 +409,7 @@ impl Pipeline {
                 replicas: Vec::new(),
             },
             retention: RetentionSettings::default(),
-            target: TargetSettings {
-                kind: TargetKind::Embedded,
-                path: None,
-                collection: None,
-                index: IndexSettings::default(),
-                payload_indexes: BTreeMap::new(),
-                promote: PromotePolicy::default(),
-            },
+            target: TargetSettings::new(TargetKind::Embedded),
             validation: ValidationSettings::default(),
             drill: DrillSettings::default(),
         }
