@@ -3,6 +3,7 @@
 //! One folder per database with the same file names in each; one conformance suite for all.
 
 pub(crate) mod checks;
+pub mod chroma;
 #[doc(hidden)]
 pub mod conformance;
 mod connect;
@@ -12,6 +13,7 @@ pub mod embedded;
 mod filter;
 pub mod memory;
 pub mod pgvector;
+mod score;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -65,6 +67,7 @@ fn open_server(
         TargetKind::Pgvector => {
             Ok(wrap(Arc::new(pgvector::PgvectorTarget::new(&connection, settings, events.clone())?)))
         }
+        TargetKind::Chroma => Ok(wrap(Arc::new(chroma::ChromaTarget::connect(connection, settings)?))),
         // Each target has its line here, as its folder arrives.
         kind => Err(crate::Error::new(crate::ErrorKind::Configuration, "this regrow was built without this target")
             .with("target", kind.name())

@@ -41,6 +41,8 @@ pub struct Capabilities {
     pub atomic_promote: bool,
     /// A physical collection that has the production name can be given another one, so that the name becomes free.
     pub rename: bool,
+    /// A collection can have several production names at once.
+    pub several_names: bool,
     /// The index can be built after the load.
     pub deferred_index: bool,
     /// Counting is exact.
@@ -74,6 +76,7 @@ impl Capabilities {
         Self {
             atomic_promote: true,
             rename: false,
+            several_names: true,
             deferred_index: true,
             exact_count: true,
             persistent: true,

@@ -1,4 +1,4 @@
-//! Real stores on loopback ports: see `tests/servers/README.md`.
+//! Real servers on loopback ports: see `tests/servers/README.md`.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -39,25 +39,31 @@ impl Kind {
     }
 }
 
-/// A server that runs until this is dropped, or the process ends.
-pub struct Server {
-    pub kind: Kind,
-    pub port: u16,
+/// A server's process, which runs until this is dropped, or the process of the tests ends.
+pub struct Running {
+    /// The first is what the server is asked at.
+    pub ports: Vec<u16>,
     child: Child,
     _directory: TempDir,
 }
 
-impl Server {
-    /// Starts one. `None`, after a visible line, when it is not installed; with `CI` set that is a failure.
-    pub fn start(kind: Kind) -> Option<Self> {
+impl Running {
+    /// Starts a server that takes so many ports, and waits until `ready` says that it answers. `None`, after a visible
+    /// line, when it is not installed; with `CI` set that is a failure.
+    pub fn start(name: &str, ports: usize, ready: impl Fn(u16) -> bool) -> Option<Self> {
         let directory = TempDir::new().expect("a temporary directory");
         let data = directory.path().join("data");
         std::fs::create_dir(&data).expect("a directory");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        // All at once, so that no two are the same.
+        let free: Vec<TcpListener> =
+            (0..ports).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let ports: Vec<u16> = free.iter().map(|l| l.local_addr().expect("an address").port()).collect();
+        drop(free);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/run");
         let mut child = Command::new(script)
-            .args([kind.name(), &port.to_string()])
+            .args([name, &ports[0].to_string()])
             .arg(&data)
+            .args(ports[1..].iter().map(u16::to_string))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -66,19 +72,42 @@ impl Server {
         let begin = Instant::now();
         loop {
             if let Some(status) = child.try_wait().expect("a child") {
-                assert_eq!(status.code(), Some(3), "{} ended", kind.name());
-                assert!(std::env::var_os("CI").is_none(), "{0} is missing: tests/servers/install {0}", kind.name());
-                eprintln!("skipped: {0} is not installed; `tests/servers/install {0}` does it", kind.name());
+                assert_eq!(status.code(), Some(3), "{name} ended");
+                assert!(std::env::var_os("CI").is_none(), "{name} is missing: tests/servers/install {name}");
+                eprintln!("skipped: {name} is not installed; `tests/servers/install {name}` does it");
                 return None;
             }
-            if answers(port) {
+            if ready(ports[0]) {
                 break;
             }
             let log = || std::fs::read_to_string(directory.path().join("data.log")).unwrap_or_default();
-            assert!(begin.elapsed() < Duration::from_secs(180), "{} does not answer: {}", kind.name(), log());
+            assert!(begin.elapsed() < Duration::from_secs(180), "{name} does not answer: {}", log());
             std::thread::sleep(Duration::from_millis(100));
         }
-        Some(Self { kind, port, child, _directory: directory })
+        Some(Self { ports, child, _directory: directory })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The script stops the server when its input ends.
+        drop(self.child.stdin.take());
+        drop(self.child.wait());
+    }
+}
+
+/// An object store that runs until this is dropped, or the process ends.
+pub struct Server {
+    pub kind: Kind,
+    pub port: u16,
+    _running: Running,
+}
+
+impl Server {
+    /// Starts one. `None`, after a visible line, when it is not installed; with `CI` set that is a failure.
+    pub fn start(kind: Kind) -> Option<Self> {
+        let running = Running::start(kind.name(), 1, |port| answers(port, "/minio/health/live"))?;
+        Some(Self { kind, port: running.ports[0], _running: running })
     }
 
     pub fn endpoint(&self) -> String {
@@ -195,14 +224,6 @@ impl Server {
         let status = response.status();
         let said = response.into_body().bytes().await.unwrap_or_default();
         assert!(status.is_success(), "{method} {path}: {status} {}", String::from_utf8_lossy(&said));
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // The script stops the server when its input ends.
-        drop(self.child.stdin.take());
-        drop(self.child.wait());
     }
 }
 
@@ -361,11 +382,11 @@ fn ask(port: u16, lines: &mut Vec<String>, body: &[u8], trouble: &Option<Trouble
 }
 
 /// Whether something speaks HTTP there.
-fn answers(port: u16) -> bool {
+pub fn answers(port: u16, path: &str) -> bool {
     let Ok(mut socket) = TcpStream::connect(("127.0.0.1", port)) else { return false };
     let mut answer = [0; 4];
     socket.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
-        && socket.write_all(b"GET /minio/health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").is_ok()
+        && write!(socket, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").is_ok()
         && socket.read_exact(&mut answer).is_ok()
         && &answer == b"HTTP"
 }
