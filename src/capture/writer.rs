@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -16,7 +17,7 @@ use super::pack::{FULL, Pack, PackBuilder};
 use crate::corpus::{Document, SourceObject, Tap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::measure::cores;
+use crate::measure::{Busy, cores};
 use crate::pipeline::CaptureMode;
 use crate::repository::{Captured, Manifest, ObjectRef, Repository, bucket_of, path};
 use crate::spill::Spill;
@@ -38,7 +39,7 @@ const SMALL: u64 = FULL as u64 / 4;
 type Known = HashMap<[u8; 16], (u32, u32)>;
 
 /// What was captured.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CaptureTotals {
     /// Objects (mode `copy`) or documents (mode `text`) in the index.
     pub objects: u64,
@@ -54,6 +55,9 @@ pub struct CaptureTotals {
     pub stored_bytes: u64,
     /// Small packs whose blobs were merged into larger ones.
     pub merged_packs: u64,
+    /// Seconds that all threads together spent on hashing, compressing, sealing and handing over what was captured.
+    /// Reading is not among them: cutting needs the same bytes.
+    pub busy_seconds: f64,
 }
 
 /// What is put aside until the index is written.
@@ -82,6 +86,7 @@ struct Shared {
     store: Mutex<Option<Store>>,
     entries: Mutex<Spill<Entry>>,
     counts: Mutex<Counts>,
+    busy: Busy,
 }
 
 /// The task that stores packs, and the way to it.
@@ -132,6 +137,7 @@ impl CaptureWriter {
                 store: Mutex::new(Some(Store::start(repository.clone()))),
                 entries: Mutex::new(Spill::new(PARTITIONS as usize)?),
                 counts: Mutex::default(),
+                busy: Busy::default(),
             }),
             mode,
         })
@@ -150,7 +156,7 @@ impl CaptureWriter {
         let bytes = document_bytes(document)?;
         let mut blobs = Vec::with_capacity(1);
         let mut cutter = Cutter::default();
-        let mut add = |blob: &[u8]| self.shared.add(Digest::of(blob), blob).map(|at| blobs.push(at));
+        let mut add = |blob: &[u8]| self.shared.add(blob).map(|at| blobs.push(at));
         cutter.push(&bytes, &mut add)?;
         cutter.finish(&mut add)?;
         let digest = match blobs.as_slice() {
@@ -198,8 +204,12 @@ impl CaptureWriter {
     /// `Damaged` when a path that was to be kept is not in the previous snapshot's index; errors of the repository.
     pub(crate) async fn finish(&self) -> Result<(Captured, CaptureTotals)> {
         let merged = self.shared.merge().await?;
+        let start = Instant::now();
         self.shared.close().await?;
-        self.index(&merged).await
+        self.shared.busy.since(start);
+        let (captured, mut totals) = self.index(&merged).await?;
+        totals.busy_seconds = self.shared.busy.seconds();
+        Ok((captured, totals))
     }
 
     async fn index(&self, merged: &HashMap<(u32, u32), (u32, u32)>) -> Result<(Captured, CaptureTotals)> {
@@ -346,9 +356,16 @@ impl Shared {
     }
 
     /// Where these bytes are; stores them if they are new. Blocking.
-    fn add(&self, blob: Digest, bytes: &[u8]) -> Result<BlobAt> {
-        let at = |(pack, row)| BlobAt { blob, bytes: bytes.len() as u64, pack, row };
+    fn add(&self, bytes: &[u8]) -> Result<BlobAt> {
         let known = self.known()?;
+        let start = Instant::now();
+        let added = self.add_to(known, Digest::of(bytes), bytes);
+        self.busy.since(start);
+        added
+    }
+
+    fn add_to(&self, known: &Mutex<Known>, blob: Digest, bytes: &[u8]) -> Result<BlobAt> {
+        let at = |(pack, row)| BlobAt { blob, bytes: bytes.len() as u64, pack, row };
         let key = key(&blob);
         if let Some(place) = locked(known).get(&key) {
             return Ok(at(*place));
@@ -569,7 +586,7 @@ impl ObjectTap {
             self.wait()?;
         }
         let (shared, piece) = (self.shared.clone(), piece.to_vec());
-        self.pending.push_back(tokio::task::spawn_blocking(move || shared.add(Digest::of(&piece), &piece)));
+        self.pending.push_back(tokio::task::spawn_blocking(move || shared.add(&piece)));
         Ok(())
     }
 
@@ -601,7 +618,7 @@ impl Tap for ObjectTap {
         let Some(cutter) = self.cutter.take() else { return Ok(()) };
         let digest = if self.total <= LARGEST as u64 {
             let (shared, blobs) = (&self.shared, &mut self.blobs);
-            cutter.finish(&mut |blob: &[u8]| shared.add(Digest::of(blob), blob).map(|at| blobs.push(at)))?;
+            cutter.finish(&mut |blob: &[u8]| shared.add(blob).map(|at| blobs.push(at)))?;
             self.blobs.first().map_or_else(|| Digest::of(b""), |at| at.blob)
         } else {
             cutter.finish(&mut |piece: &[u8]| self.piece(piece))?;
