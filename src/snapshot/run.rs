@@ -249,7 +249,11 @@ impl Run<'_> {
             self.more_canaries(selected.canaries.spare(), &mut canaries).await?;
         }
         events.finish(Stage::Read, reading.elapsed().as_secs_f64());
-        let listing = shared_listing.lock().map(|l| l.clone()).unwrap_or_default();
+        let mut listing = shared_listing.lock().map(|l| l.clone()).unwrap_or_default();
+        if intake.vanished > 0 || self.times.moved_on.load(Ordering::Relaxed) {
+            // What is listed is not what was read: should it come back as it was listed, it must be looked at.
+            listing.newest = None;
+        }
         self.store(intake, canaries, selected, kept_documents, listing, capture.as_deref()).await
     }
 

@@ -182,6 +182,38 @@ async fn what_was_written_around_the_previous_snapshot_is_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_gone_before_it_was_read_is_read_when_it_is_back() {
+    /// Takes the directory away as soon as the first document was read, when everything is listed.
+    struct Thief(PathBuf, std::sync::atomic::AtomicBool);
+    impl crate::event::Reporter for Thief {
+        fn event(&self, event: &crate::event::Event) {
+            let read = matches!(event, crate::event::Event::Progress { stage: crate::event::Stage::Read, delta: 1 });
+            if read && !self.1.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                std::fs::rename(self.0.join("many"), self.0.join(".many")).unwrap();
+            }
+        }
+    }
+    let f = Fixture::new();
+    f.write("old.txt", "old", 0);
+    f.snapshot("r").await;
+    for n in 0..400 {
+        f.write(&format!("many/{n}.txt"), &sentence(n, 5), 1);
+    }
+    let mut workspace = f.workspace("r");
+    workspace.events =
+        crate::event::Events::new(Arc::new(Thief(f.path(""), std::sync::atomic::AtomicBool::default())));
+    let second = snapshot(&workspace, &SnapshotOptions::default()).await.unwrap();
+    assert!(second.objects_vanished > 0 && second.documents < 401, "{second:?}");
+    assert_eq!(second.objects, 401);
+    // As they were listed, with the times they had.
+    std::fs::rename(f.path(".many"), f.path("many")).unwrap();
+    let third = f.snapshot("r").await;
+    assert_eq!((third.documents, third.objects_vanished), (401, 0));
+    let fourth = f.snapshot("r").await;
+    assert_eq!((fourth.documents, fourth.objects_read), (401, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_edit_that_keeps_size_and_time_is_seen_where_files_have_tags() {
     let f = Fixture::new();
     f.write("a.txt", "before", 0);
