@@ -200,8 +200,7 @@ async fn what_was_gone_before_it_was_read_is_read_when_it_is_back() {
         f.write(&format!("many/{n}.txt"), &sentence(n, 5), 1);
     }
     let mut workspace = f.workspace("r");
-    workspace.events =
-        crate::event::Events::new(Arc::new(Thief(f.path(""), std::sync::atomic::AtomicBool::default())));
+    workspace.events = crate::event::Events::new(Arc::new(Thief(f.path(""), std::sync::atomic::AtomicBool::default())));
     let second = snapshot(&workspace, &SnapshotOptions::default()).await.unwrap();
     assert!(second.objects_vanished > 0 && second.documents < 401, "{second:?}");
     assert_eq!(second.objects, 401);
