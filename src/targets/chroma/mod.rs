@@ -154,7 +154,12 @@ impl ChromaTarget {
 
     async fn ready(&self) -> Result<&Ready> {
         let ask = || async {
-            let version = self.client().version().await?;
+            let none = || {
+                Error::new(ErrorKind::Target, "no Chroma server of interface version 2 answers there").guidance(
+                    "check `target.url`: the address of a Chroma server of version 0.6 or later, without a path",
+                )
+            };
+            let version = absent(self.client().version().await)?.ok_or_else(none)?;
             if version.starts_with("0.") && !OLD_ENOUGH.iter().any(|old| version.starts_with(old)) {
                 return Err(Error::new(
                     ErrorKind::Target,
