@@ -64,7 +64,9 @@ fn open_server(
         Arc::new(wrappers::Retry::new(target, wrappers::RetryPolicy::default(), events.clone()))
     };
     match settings.kind {
-        // TargetKind::Pgvector => Ok(wrap(Arc::new(pgvector::PgvectorTarget::new(connection, settings, events.clone())))),
+        TargetKind::Pgvector => {
+            Ok(wrap(Arc::new(pgvector::PgvectorTarget::new(&connection, settings, events.clone())?)))
+        }
         TargetKind::Chroma => Ok(wrap(Arc::new(chroma::ChromaTarget::connect(connection, settings)?))),
         // Each target has its line here, as its folder arrives.
         kind => Err(crate::Error::new(crate::ErrorKind::Configuration, "this regrow was built without this target")
