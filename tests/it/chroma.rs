@@ -201,7 +201,7 @@ async fn chroma_writes_get_into_trouble_and_out_again() {
 
     let error = {
         proxy.once(upsert, &[answer("401 Unauthorized", "", json!({}))]);
-        retry.write(&owned, points(0..1)).await.unwrap_err()
+        retry.write(&owned, points(400..401)).await.unwrap_err()
     };
     assert_eq!(error.kind(), ErrorKind::Denied);
 }
