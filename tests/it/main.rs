@@ -13,6 +13,7 @@ mod fuzz;
 mod huge_listing;
 mod incremental;
 mod interrupt;
+mod pgvector;
 mod pipelines;
 mod random_ops;
 mod records;
