@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -55,6 +56,12 @@ fn chunk_digest(text: &str, chunks: &[Chunk]) -> Digest {
     Digest::from_hasher(&hasher)
 }
 
+/// Whether an object is as it was listed. (Some stores name the version only when it is opened.)
+fn same_state(listed: &SourceObject, opened: &SourceObject) -> bool {
+    let tags = listed.etag.is_none() || opened.etag.is_none() || listed.etag == opened.etag;
+    tags && (listed.size, listed.modified) == (opened.size, opened.modified)
+}
+
 /// What came of one document.
 pub(crate) enum Ingested {
     /// It was read and cut.
@@ -101,11 +108,13 @@ impl Voided {
     }
 }
 
-/// Busy time of the two stages.
+/// Busy time of the two stages, and whether the objects were what the listing says.
 #[derive(Debug, Default)]
 pub(crate) struct IngestTimes {
     pub(crate) read: Busy,
     pub(crate) chunk: Busy,
+    /// An object was in another state when it was opened than when it was listed.
+    pub(crate) moved_on: AtomicBool,
 }
 
 /// Documents are cut in batches of about this many bytes of text.
@@ -228,7 +237,12 @@ impl Worker {
             self.times.read.since(start);
             match next {
                 None => break,
-                Some(Ok(Reading::Opened(state))) => object = state,
+                Some(Ok(Reading::Opened(state))) => {
+                    if !same_state(listed, &state) {
+                        self.times.moved_on.store(true, Ordering::Relaxed);
+                    }
+                    object = state;
+                }
                 Some(Ok(Reading::Document(document))) => {
                     bytes += document.text.len();
                     batch.push(document);

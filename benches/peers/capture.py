@@ -4,14 +4,16 @@
     python3 benches/peers/capture.py --corpus DIR [--regrow target/release/regrow] [--rounds 3]
 
 restic is a Debian package. Both write into fresh repositories on the same device, compress with zstd, and have the
-files in the page cache; restic encrypts always, so regrow is measured with and without encryption. restic's time is
-that of the whole `restic backup`. A snapshot also cuts every document into chunks, which takes far longer than keeping a copy
-of it; the copy is made in the same pass. So what capturing takes is measured as what it adds: processor time of a
-snapshot in the mode "copy" less that of one in the mode "reference" in the same round, beside restic's processor time.
-Wall times stand in the table. Then nothing is changed and both run again.
+files in the page cache; restic encrypts always, so regrow is measured with and without encryption. A snapshot also cuts
+every document into chunks, which takes longer than keeping a copy of it, in the same pass over the same bytes. So three
+things are shown: wall time of the whole commands; processor time of a snapshot in the mode "copy" less that of one in the
+mode "reference" in the same round; and the work that the snapshot itself says it spent on the copy (hashing,
+compressing, sealing, storing), as megabytes a second of one core beside restic's. Then nothing is changed and both run again;
+last, `regrow verify` reads everything, beside a program that reads the same files and does nothing else.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import shutil
@@ -22,14 +24,14 @@ import time
 
 
 def run(command, cwd, **variables):
-    """Wall and processor seconds."""
+    """Wall seconds, processor seconds, what was printed."""
     start, before = time.monotonic(), os.times()
     done = subprocess.run(command, cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
-    return time.monotonic() - start, used
+    return time.monotonic() - start, used, done.stdout
 
 
 def regrow(binary, corpus, directory, mode, encrypted=False):
@@ -37,8 +39,22 @@ def regrow(binary, corpus, directory, mode, encrypted=False):
     sets = ["--set", f"capture.mode={mode}", "--set", 'corpus.include=["**/*"]', "--set", "corpus.on_bad_document=skip"]
     if encrypted:
         sets += ["--set", "repository.encryption.passphrase=env:BENCH_PASSPHRASE"]
-    command = [binary, "snapshot", "--quiet", "--skip-target", *sets]
-    return [run(command, directory, BENCH_PASSPHRASE="bench") for _ in range(2)]
+    command = [binary, "snapshot", "--json", "--skip-target", *sets]
+    runs = [run(command, directory, BENCH_PASSPHRASE="bench") for _ in range(2)]
+    runs.append(run([binary, "verify", "--json", *sets], directory, BENCH_PASSPHRASE="bench"))
+    return runs
+
+
+def work(run):
+    """Seconds of work on the copy, as the snapshot says."""
+    return json.loads(run[2])["captured"]["busy_seconds"]
+
+
+def reading(directory):
+    """Megabytes, and seconds to read them from the page cache."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    start = time.monotonic()
+    return sum(len(path.read_bytes()) for path in files) / 1e6, time.monotonic() - start
 
 
 def restic(corpus, directory):
@@ -71,14 +87,15 @@ def main():
             plain = regrow(binary, corpus, scratch / "b", "reference")
             copied = regrow(binary, corpus, scratch / "c", "copy")
             sealed = regrow(binary, corpus, scratch / "d", "copy", encrypted=True)
-            rows.append((peer, plain, copied, sealed))
+            read = reading(scratch / "c" / ".regrow" / "repository")
+            rows.append((peer, plain, copied, sealed, read))
         finally:
             shutil.rmtree(scratch)
     print("\n| round | restic | snapshot, reference | copy | copy, encrypted | restic again | copy again |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for turn, (peer, plain, copied, sealed) in enumerate(rows):
+    for turn, (peer, plain, copied, sealed, _) in enumerate(rows):
         cells = [peer[0], plain[0], copied[0], sealed[0], peer[1], copied[1]]
-        print(f"| {turn + 1} | " + " | ".join(f"{wall:.2f} s ({used:.2f} s)" for wall, used in cells) + " |")
+        print(f"| {turn + 1} | " + " | ".join(f"{wall:.2f} s ({used:.2f} s)" for wall, used, _ in cells) + " |")
     print("\nWall time, and in brackets processor time on all cores.")
     median = statistics.median
     for name, which in (("copy", 2), ("copy, encrypted", 3)):
@@ -88,7 +105,13 @@ def main():
             print(f"{name}: what capturing adds is less than the noise between runs; restic takes {theirs:.2f} s")
             continue
         print(f"{name}: capturing adds {added:.2f} s of processor time, restic takes {theirs:.2f} s: {theirs / added:.2f} x as fast")
+    theirs = median(row[0][0][1] for row in rows)
+    for name, which in (("copy", 2), ("copy, encrypted", 3)):
+        ours = median(work(row[which][0]) for row in rows)
+        print(f"{name}: {size / 1e6 / ours:.0f} MB/s of one core, restic {size / 1e6 / theirs:.0f} MB/s: {theirs / ours:.1f} x as fast")
     print(f"an unchanged corpus: {median(row[2][0][0] / row[2][1][0] for row in rows):.1f} x as fast as the first snapshot")
+    megabytes, seconds = rows[-1][4]
+    print(f"verify: {megabytes:.1f} MB in {median(row[2][2][0] for row in rows):.3f} s, reading alone {seconds:.3f} s")
 
 
 if __name__ == "__main__":

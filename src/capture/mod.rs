@@ -9,6 +9,7 @@
 //! Order of writing: packs, then the index, then the manifest, which alone makes them visible. Packs and index objects
 //! are named by the digest of their bytes; nothing is ever overwritten.
 
+mod blobs;
 mod cut;
 mod extract;
 mod index;
@@ -16,6 +17,7 @@ mod order;
 mod pack;
 mod reader;
 mod table;
+mod tap;
 mod writer;
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ async fn captured(
     objects: &BTreeMap<String, Vec<u8>>,
     keep: &[&str],
 ) -> crate::Result<(Captured, CaptureTotals)> {
-    let writer = Arc::new(CaptureWriter::after(repository, CaptureMode::Copy, previous.clone()).unwrap());
+    let writer = Arc::new(CaptureWriter::after(repository, CaptureMode::Copy, previous.clone(), true).unwrap());
     for path in keep {
         writer.keep(path, false).unwrap();
     }
@@ -280,7 +280,7 @@ fn document(id: &str, line: Option<u64>, text: &str) -> Document {
 #[tokio::test]
 async fn documents_come_back_whole_and_voided_ones_do_not_count() {
     let (_, repository) = memory();
-    let writer = CaptureWriter::after(&repository, CaptureMode::Text, Captured::default()).unwrap();
+    let writer = CaptureWriter::after(&repository, CaptureMode::Text, Captured::default(), true).unwrap();
     assert!(writer.tap().is_none());
     let long = "long text ".repeat(1 << 20);
     let good =
@@ -306,7 +306,7 @@ async fn documents_come_back_whole_and_voided_ones_do_not_count() {
     assert_eq!(found, good.iter().map(|d| (d.id.clone(), d.clone())).collect());
 
     // A kept record file keeps all of its documents, in whichever partition they are.
-    let writer = CaptureWriter::after(&repository, CaptureMode::Text, one.clone()).unwrap();
+    let writer = CaptureWriter::after(&repository, CaptureMode::Text, one.clone(), true).unwrap();
     assert!(writer.has_previous());
     writer.keep("r.jsonl", true).unwrap();
     let (two, _) = writer.finish().await.unwrap();

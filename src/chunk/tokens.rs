@@ -236,12 +236,16 @@ fn pieces(text: &str, locality: &Locality, mut piece: impl FnMut(Range<usize>)) 
 
 /// Whether this word is seen by the tokenizer as its punctuation and what is between.
 fn falls_apart(word: &[u8], whole: &[String]) -> bool {
-    word.is_ascii()
-        && word.iter().any(u8::is_ascii_punctuation)
-        && !whole.iter().any(|token| {
-            let token = token.as_bytes();
-            word.len() >= token.len() && word.windows(token.len()).any(|part| part.eq_ignore_ascii_case(token))
-        })
+    if !word.is_ascii() {
+        return false;
+    }
+    !whole.iter().any(|token| {
+        let token = token.as_bytes();
+        let begins = |at: &usize| word[*at].eq_ignore_ascii_case(&token[0]);
+        (0..(word.len() + 1).saturating_sub(token.len()))
+            .filter(begins)
+            .any(|at| word[at..at + token.len()].eq_ignore_ascii_case(token))
+    })
 }
 
 /// White space at which a word-local tokenizer is sure to cut: others (such as U+0085) some drop.

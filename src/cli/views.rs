@@ -83,13 +83,14 @@ fn captured(r: &SnapshotReport) -> String {
     let mut text = match &r.captured {
         None => "by reference: the corpus is the only copy".to_owned(),
         Some(c) => format!(
-            "{} ({}), {} new in {} blobs, {} stored in {} packs",
+            "{} ({}), {} new in {} blobs, {} stored in {} packs, {} of work",
             count(c.objects),
             bytes(c.bytes),
             bytes(c.new_bytes),
             count(c.new_blobs),
             bytes(c.stored_bytes),
-            count(c.new_packs)
+            count(c.new_packs),
+            duration(c.busy_seconds)
         ),
     };
     for (what, number) in

@@ -230,8 +230,10 @@ fn cost(kind: ObjectKind) -> String {
         ObjectKind::Key => "the secret of this key slot does not open the repository any more; another slot's does",
         _ => "what is in it is lost",
     };
+    // Only then are packs compared with their digests before anything in them is shared.
+    let again = if matches!(kind, ObjectKind::Captured | ObjectKind::Pack) { "snapshot --rehash" } else { "snapshot" };
     format!(
         "no replica has it: {cost}; if there is a copy anywhere, `regrow repair --from URL` takes it from there; \
-         otherwise take a new snapshot now, and `regrow forget` those that are named"
+         otherwise take a new snapshot now with `regrow {again}`, and `regrow forget` those that are named"
     )
 }

@@ -68,8 +68,8 @@ async fn every_damaged_object_comes_back_from_a_replica() {
         let other = all.iter().find(|(other, _)| *other != name && ObjectKind::of(other) == kind);
         let mut flipped = bytes.clone();
         flipped[bytes.len() / 2] ^= 8;
-        let unsealed = matches!(kind, ObjectKind::VectorSet | ObjectKind::Drill | ObjectKind::Repository);
-        let no_record = unsealed || kind == ObjectKind::Manifest;
+        let unsealed = matches!(kind, ObjectKind::Drill | ObjectKind::Repository);
+        let no_record = unsealed || matches!(kind, ObjectKind::Manifest | ObjectKind::VectorSet);
         for damage in [
             Some(bytes[..bytes.len() / 2].to_vec()),
             (!unsealed).then_some(flipped),

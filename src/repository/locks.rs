@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use super::layout::path;
 use super::manifest::Manifest;
+use super::process;
 use super::store::Repository;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, refused};
@@ -214,7 +215,7 @@ impl Repository {
             format: LOCK_FORMAT,
             kind,
             purpose: purpose.to_owned(),
-            host: host(),
+            host: process::host(),
             pid: std::process::id(),
             process: process::own(),
             created: Timestamp::now(),
@@ -595,60 +596,6 @@ impl Inner {
             let minutes = self.repository.locking().stale.as_secs().div_ceil(60);
             self.events.warn(format!("a lock could not be removed; others ignore it after {minutes} minutes: {e}"));
         }
-    }
-}
-
-/// This machine's name, for people.
-fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| {
-        let output = std::process::Command::new("hostname").output().ok()?;
-        String::from_utf8(output.stdout).ok()
-    });
-    name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// Processes, told apart across machines, restarts and containers: `<boot id> <pid namespace> <pid> <start time>`.
-#[cfg(target_os = "linux")]
-mod process {
-    use std::fs;
-
-    fn place() -> Option<String> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
-        Some(format!("{} {}", boot.trim(), namespace.display()))
-    }
-
-    /// Field 22 of `stat`: ticks since boot. The name, field 2, may hold anything but ends at the last parenthesis.
-    fn start(pid: u32) -> Option<String> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
-    }
-
-    pub(super) fn own() -> Option<String> {
-        let pid = std::process::id();
-        Some(format!("{} {pid} {}", place()?, start(pid)?))
-    }
-
-    /// True only where it is certain: same start of the same machine, same container, and no such process.
-    pub(super) fn has_ended(recorded: &str) -> bool {
-        let ended = || {
-            let mut fields = recorded.rsplitn(3, ' ');
-            let (started, pid) = (fields.next()?, fields.next()?.parse().ok()?);
-            // Where other users' processes are hidden, so is the first one.
-            Some(fields.next()? == place()? && start(1).is_some() && start(pid).is_none_or(|s| s != started))
-        };
-        ended().unwrap_or(false)
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod process {
-    pub(super) fn own() -> Option<String> {
-        None
-    }
-
-    pub(super) fn has_ended(_: &str) -> bool {
-        false
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{FORMAT_VERSION, path};
@@ -274,16 +275,29 @@ impl Manifest {
 
     /// All snapshots whose manifest is there, oldest first: ids only.
     pub async fn ids(repository: &Repository) -> Result<Vec<String>> {
-        let mut ids = repository.folders(path::SNAPSHOTS).await?;
-        ids.sort();
-        let mut committed = Vec::with_capacity(ids.len());
-        for id in ids {
+        let mut ids = Vec::new();
+        let mut objects = repository.list(path::SNAPSHOTS);
+        while let Some((name, ..)) = objects.try_next().await? {
             // A folder without a manifest is a snapshot that was never committed.
-            if repository.get_optional(&path::manifest(&id)).await?.is_some() {
-                committed.push(id);
+            let id = name.strip_prefix(path::SNAPSHOTS).and_then(|rest| rest.strip_prefix('/'));
+            if let Some(id) = id.and_then(|rest| rest.strip_suffix("/manifest.json")) {
+                ids.push(id.to_owned());
             }
         }
-        Ok(committed)
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// The newest snapshot is damaged: which is the newest that is not?
+    async fn not_latest(repository: &Repository, ids: &[String], damaged: &str, error: Error) -> Error {
+        for id in ids.iter().rev().skip_while(|id| *id != damaged).skip(1) {
+            if Self::read(repository, id).await.is_ok() {
+                return error.with("newest that is readable", id).guidance(
+                    "name a snapshot with --snapshot (`regrow list`), or `regrow repair` this one from a replica",
+                );
+            }
+        }
+        error
     }
 
     /// Finds a snapshot: `latest`, an id, or the unambiguous beginning of one. With `pipeline`, `latest`
@@ -292,7 +306,15 @@ impl Manifest {
         let ids = Self::ids(repository).await?;
         if wanted == "latest" {
             for id in ids.iter().rev() {
-                let manifest = Self::read(repository, id).await?;
+                let manifest = match Self::read(repository, id).await {
+                    // Nothing older is taken silently in its place.
+                    Err(e) if e.kind() == ErrorKind::Damaged => {
+                        return Err(Self::not_latest(repository, &ids, id, e).await);
+                    }
+                    // It was forgotten since the listing.
+                    Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                    other => other?,
+                };
                 if pipeline.is_none_or(|name| manifest.pipeline == name) {
                     return Ok(manifest);
                 }

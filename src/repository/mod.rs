@@ -12,6 +12,7 @@ mod layout;
 mod locks;
 mod manifest;
 mod overlay;
+mod process;
 mod reliable;
 mod seal;
 mod slots;

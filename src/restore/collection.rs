@@ -8,7 +8,9 @@ use super::plan::{Prepared, RestorePlan};
 use crate::error::{Error, ErrorKind, Result, refused};
 use crate::ids::Digest;
 use crate::repository::path;
-use crate::targets::{CollectionInfo, CollectionSpec, CollectionState, Marker, OwnedCollection, Purpose, checks};
+use crate::targets::{
+    CollectionInfo, CollectionSpec, CollectionState, Filter, Marker, OwnedCollection, Purpose, checks,
+};
 use crate::vectors::PartRef;
 
 /// The collection, and what is in it already.
@@ -62,6 +64,15 @@ pub(super) async fn destination(
             }
             (CollectionState::Loading, Ok(true)) => {
                 let receipts = receipts(prepared, &owned).await?;
+                let durable: u64 = receipts.values().map(|part| part.rows).sum();
+                // A server that crashed may have lost what it had confirmed: an unlogged table is empty then.
+                if target.count(&name, &Filter::default()).await? < durable {
+                    prepared.workspace.events.warn(format!("{name} is replaced: the target has lost points of it"));
+                    forget(prepared, &owned).await?;
+                    target.delete(owned).await?;
+                    let collection = target.create(&spec(prepared, name, key)).await?;
+                    return Ok(Destination { collection, ready: false, receipts: HashMap::new() });
+                }
                 prepared.workspace.events.note(format!("continuing {name}: {} parts are in it", receipts.len()));
                 return Ok(Destination { collection: owned, ready: false, receipts });
             }

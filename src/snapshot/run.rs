@@ -155,13 +155,21 @@ struct Taken {
     write_seconds: f64,
 }
 
+/// What a snapshot is built on.
+enum Base<'a> {
+    /// The previous one: its documents may be taken over.
+    Previous(&'a Manifest, Vec<SkippedDocument>, KeptCanaries),
+    /// Nothing: every document is read. Whether packs of the previous snapshot are shared as they are, or only after
+    /// their bytes have been compared with their digests.
+    Corpus { trusted: bool },
+}
+
 impl Run<'_> {
-    /// The previous snapshot, where its documents may be taken over.
-    async fn base(&self, rehash: bool) -> Result<Option<(&Manifest, Vec<SkippedDocument>, KeptCanaries)>> {
-        let Some(previous) = &self.previous else { return Ok(None) };
+    async fn base(&self, rehash: bool) -> Result<Base<'_>> {
+        let Some(previous) = &self.previous else { return Ok(Base::Corpus { trusted: true }) };
         let events = &self.workspace.events;
         if rehash {
-            return Ok(None);
+            return Ok(Base::Corpus { trusted: false });
         }
         let now = Now {
             corpus: &self.workspace.pipeline.corpus,
@@ -171,18 +179,18 @@ impl Run<'_> {
         };
         if let Some(why) = base::differs(previous, &now) {
             events.note(format!("every document is read, because since snapshot {} {why}", previous.id));
-            return Ok(None);
+            return Ok(Base::Corpus { trusted: true });
         }
         let needed = async {
             base::check_objects(&self.repository, previous).await?;
             let canaries = KeptCanaries::new(read_canaries(&self.repository, previous).await?);
-            Ok::<_, Error>((previous, base::skipped(&self.repository, previous).await?, canaries))
+            Ok::<_, Error>(Base::Previous(previous, base::skipped(&self.repository, previous).await?, canaries))
         };
         match needed.await {
-            Ok(base) => Ok(Some(base)),
+            Ok(base) => Ok(base),
             Err(e) if e.kind() == ErrorKind::Damaged => {
                 events.warn(format!("the previous snapshot is damaged, so every document is read: {e}"));
-                Ok(None)
+                Ok(Base::Corpus { trusted: false })
             }
             Err(e) => Err(e),
         }
@@ -201,7 +209,7 @@ impl Run<'_> {
         // The documents of the previous snapshot, where it can be read at all.
         let mut selected = None;
         let objects;
-        if let Some((previous, skipped, canaries)) = base {
+        if let Base::Previous(previous, skipped, canaries) = base {
             let mut listed = Listed::new(&self.corpus, &workspace.cancel).await?;
             if base::is_unchanged(previous, &listed.listing, !listed.bad.is_empty(), &skipped) {
                 events.finish(Stage::Read, reading.elapsed().as_secs_f64());
@@ -210,7 +218,7 @@ impl Run<'_> {
             if let Ok(mut listing) = shared_listing.lock() {
                 *listing = listed.listing.clone();
             }
-            capture = CaptureWriter::begin(&self.repository, self.capture, self.previous.as_ref())?;
+            capture = CaptureWriter::begin(&self.repository, self.capture, self.previous.as_ref(), true)?;
             let keep = Keep::Unchanged { listed: &mut listed, skipped, canaries, capture: capture.clone() };
             selected = self.selected(previous, keep).await?;
             objects = match &mut selected {
@@ -224,7 +232,8 @@ impl Run<'_> {
             if let Some(previous) = &self.previous {
                 selected = self.selected(previous, Keep::Nothing).await?;
             }
-            capture = CaptureWriter::begin(&self.repository, self.capture, self.previous.as_ref())?;
+            let trusted = !matches!(base, Base::Corpus { trusted: false });
+            capture = CaptureWriter::begin(&self.repository, self.capture, self.previous.as_ref(), trusted)?;
             let (stream, task) = list(self.corpus.clone(), shared_listing.clone(), self.sent.clone());
             (objects, lister) = (stream, Some(task));
         }
@@ -249,7 +258,11 @@ impl Run<'_> {
             self.more_canaries(selected.canaries.spare(), &mut canaries).await?;
         }
         events.finish(Stage::Read, reading.elapsed().as_secs_f64());
-        let listing = shared_listing.lock().map(|l| l.clone()).unwrap_or_default();
+        let mut listing = shared_listing.lock().map(|l| l.clone()).unwrap_or_default();
+        if intake.vanished > 0 || self.times.moved_on.load(Ordering::Relaxed) {
+            // What is listed is not what was read: should it come back as it was listed, it must be looked at.
+            listing.newest = None;
+        }
         self.store(intake, canaries, selected, kept_documents, listing, capture.as_deref()).await
     }
 

@@ -16,6 +16,9 @@ use crate::repository::{DocumentRow, InventoryReader, Manifest, Repository};
 use crate::restore::{RestoreOptions, RestoreReport, restore};
 use crate::workspace::Workspace;
 
+mod edits;
+mod memory;
+
 pub(crate) fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/golden/tiny-distilbert")
 }
@@ -179,6 +182,37 @@ async fn what_was_written_around_the_previous_snapshot_is_read_again() {
     std::fs::File::options().write(true).open(f.path("young.txt")).unwrap().set_modified(modified).unwrap();
     let third = f.snapshot("r").await;
     assert_eq!(third.changes.documents_changed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_gone_before_it_was_read_is_read_when_it_is_back() {
+    /// Takes the directory away as soon as the first document was read, when everything is listed.
+    struct Thief(PathBuf, std::sync::atomic::AtomicBool);
+    impl crate::event::Reporter for Thief {
+        fn event(&self, event: &crate::event::Event) {
+            let read = matches!(event, crate::event::Event::Progress { stage: crate::event::Stage::Read, delta: 1 });
+            if read && !self.1.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                std::fs::rename(self.0.join("many"), self.0.join(".many")).unwrap();
+            }
+        }
+    }
+    let f = Fixture::new();
+    f.write("old.txt", "old", 0);
+    f.snapshot("r").await;
+    for n in 0..400 {
+        f.write(&format!("many/{n}.txt"), &sentence(n, 5), 1);
+    }
+    let mut workspace = f.workspace("r");
+    workspace.events = crate::event::Events::new(Arc::new(Thief(f.path(""), std::sync::atomic::AtomicBool::default())));
+    let second = snapshot(&workspace, &SnapshotOptions::default()).await.unwrap();
+    assert!(second.objects_vanished > 0 && second.documents < 401, "{second:?}");
+    assert_eq!(second.objects, 401);
+    // As they were listed, with the times they had.
+    std::fs::rename(f.path(".many"), f.path("many")).unwrap();
+    let third = f.snapshot("r").await;
+    assert_eq!((third.documents, third.objects_vanished), (401, 0));
+    let fourth = f.snapshot("r").await;
+    assert_eq!((fourth.documents, fourth.objects_read), (401, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -463,264 +497,4 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).map(|_| ()).unwrap()
         }
     }
-}
-
-/// What happens to a corpus between two snapshots.
-#[derive(Debug, Clone)]
-enum Edit {
-    Write(u8, u16),
-    Remove(u8),
-    Rename(u8, u8),
-    Copy(u8, u8),
-    Touch(u8),
-    Bad(u8),
-    Records(u8, Vec<(u8, u16)>),
-    AppendRecord(u8, u8, u16),
-}
-
-fn edit() -> impl Strategy<Value = Edit> {
-    let records = proptest::collection::vec((any::<u8>(), any::<u16>()), 0..12);
-    prop_oneof![
-        4 => (any::<u8>(), any::<u16>()).prop_map(|(n, s)| Edit::Write(n, s)),
-        2 => any::<u8>().prop_map(Edit::Remove),
-        2 => (any::<u8>(), any::<u8>()).prop_map(|(a, b)| Edit::Rename(a, b)),
-        2 => (any::<u8>(), any::<u8>()).prop_map(|(a, b)| Edit::Copy(a, b)),
-        1 => any::<u8>().prop_map(Edit::Touch),
-        1 => any::<u8>().prop_map(Edit::Bad),
-        1 => (any::<u8>(), records).prop_map(|(n, r)| Edit::Records(n, r)),
-        1 => (any::<u8>(), any::<u8>(), any::<u16>()).prop_map(|(n, id, s)| Edit::AppendRecord(n, id, s)),
-    ]
-}
-
-/// Few enough names that edits meet.
-fn name(n: u8) -> String {
-    format!("{}/{}.txt", n % 3, n % 40)
-}
-
-fn apply(f: &Fixture, edit: &Edit, clock: &mut u64) {
-    *clock += 1;
-    let record = |id: u8, s: u16| {
-        if s.is_multiple_of(11) {
-            "not a record\n".to_owned()
-        } else {
-            format!(
-                "{{\"id\": {}, \"text\": \"{}\", \"n\": {s}}}\n",
-                id % 16,
-                sentence(s.into(), 1 + usize::from(s % 40))
-            )
-        }
-    };
-    let file = |n: u8| format!("records/{}.jsonl", n % 3);
-    match edit {
-        Edit::Write(n, s) => f.write(&name(*n), &sentence((*s).into(), usize::from(s % 60)), *clock),
-        Edit::Remove(n) => drop(std::fs::remove_file(f.path(&name(*n)))),
-        Edit::Rename(a, b) => {
-            std::fs::create_dir_all(f.path(&name(*b)).parent().unwrap()).unwrap();
-            drop(std::fs::rename(f.path(&name(*a)), f.path(&name(*b))));
-        }
-        Edit::Copy(a, b) => {
-            if let Ok(text) = std::fs::read(f.path(&name(*a))) {
-                f.write(&name(*b), "", 0);
-                std::fs::write(f.path(&name(*b)), text).unwrap();
-                f.touch(&name(*b), *clock);
-            }
-        }
-        Edit::Touch(n) => {
-            if f.path(&name(*n)).exists() {
-                f.touch(&name(*n), *clock);
-            }
-        }
-        Edit::Bad(n) => {
-            f.write(&name(*n), "", 0);
-            std::fs::write(f.path(&name(*n)), b"\x00\x01\xfe\xff\x00").unwrap();
-            f.touch(&name(*n), *clock);
-        }
-        Edit::Records(n, records) => {
-            let text: String = records.iter().map(|(id, s)| record(*id, *s)).collect();
-            f.write(&file(*n), &text, *clock);
-        }
-        Edit::AppendRecord(n, id, s) => {
-            let mut text = std::fs::read_to_string(f.path(&file(*n))).unwrap_or_default();
-            text += &record(*id, *s);
-            f.write(&file(*n), &text, *clock);
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
-    /// A chain of incremental snapshots holds what reading everything each time holds.
-    #[test]
-    fn building_on_the_previous_snapshot_is_reading_everything(
-        rounds in proptest::collection::vec(proptest::collection::vec(edit(), 0..25), 1..6)
-    ) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let f = Fixture::new();
-        let mut clock = 0;
-        let mut before: BTreeMap<String, DocumentRow> = BTreeMap::new();
-        for round in rounds {
-            for edit in &round {
-                apply(&f, edit, &mut clock);
-            }
-            let (built, read) = runtime.block_on(async { (f.snapshot("built").await, f.rehash("read").await) });
-            let (mut rows, mut wanted) = runtime.block_on(async { (f.rows("built").await, f.rows("read").await) });
-            let skipped = |r: &SnapshotReport| (r.documents_skipped, r.skipped.clone());
-            prop_assert_eq!(skipped(&built), skipped(&read));
-            prop_assert_eq!(built.objects, read.objects);
-            // What the report counts is what there is.
-            let same = |a: &DocumentRow, b: &DocumentRow| {
-                (a.digest, a.text_digest, a.payload_digest) == (b.digest, b.text_digest, b.payload_digest)
-            };
-            let c = built.changes;
-            let of = |wanted: &dyn Fn(Option<&DocumentRow>, &DocumentRow) -> bool| {
-                rows.values().filter(|row| wanted(before.get(&row.document_id), row)).count() as u64
-            };
-            prop_assert_eq!(c.documents_added, of(&|old, _| old.is_none()));
-            prop_assert_eq!(c.documents_unchanged, of(&|old, row| old.is_some_and(|old| same(old, row))));
-            prop_assert_eq!(c.documents_changed, of(&|old, row| old.is_some_and(|old| !same(old, row))));
-            prop_assert_eq!(c.documents_removed, before.keys().filter(|id| !rows.contains_key(*id)).count() as u64);
-            // Earlier ids are ids of the same text.
-            for row in rows.values().filter(|row| row.chunks > 0) {
-                let known: Vec<_> = before.values().filter(|old| old.text_digest == row.text_digest).collect();
-                let stayed = known.iter().any(|old| old.document_id == row.document_id);
-                prop_assert_eq!(!stayed && !known.is_empty(), !stayed && row.moved_from.first().is_some_and(
-                    |id| known.iter().any(|old| old.document_id == *id)), "{:?}", row);
-                prop_assert!(row.moved_from.len() <= 4 && !row.moved_from.contains(&row.document_id));
-            }
-            before.clone_from(&rows);
-            rows.values_mut().for_each(|row| row.moved_from.clear());
-            wanted.values_mut().for_each(|row| row.moved_from.clear());
-            prop_assert_eq!(rows, wanted);
-        }
-    }
-}
-
-/// A store that lists objects it makes up, in the order of their names, and holds none.
-#[derive(Debug)]
-struct MadeUp(u64);
-
-impl std::fmt::Display for MadeUp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("made up")
-    }
-}
-
-type Stream<T> = futures::stream::BoxStream<'static, object_store::Result<T>>;
-
-#[async_trait::async_trait]
-impl object_store::ObjectStore for MadeUp {
-    fn list(&self, _: Option<&object_store::path::Path>) -> Stream<object_store::ObjectMeta> {
-        use futures::StreamExt;
-        let meta = |i| object_store::ObjectMeta {
-            location: object_store::path::Path::from(format!("library/section-{}/document-{i:09}.md", i % 100)),
-            last_modified: jiff_to_chrono(OLD),
-            size: 1000 + i % 7,
-            e_tag: Some(format!("{i:032x}")),
-            version: None,
-        };
-        futures::stream::iter((0..self.0).map(move |i| Ok(meta(i)))).boxed()
-    }
-
-    async fn put_opts(
-        &self,
-        _: &object_store::path::Path,
-        _: object_store::PutPayload,
-        _: object_store::PutOptions,
-    ) -> object_store::Result<object_store::PutResult> {
-        Err(object_store::Error::NotImplemented { operation: "put".into(), implementer: "made up".into() })
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        _: &object_store::path::Path,
-        _: object_store::PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
-        Err(object_store::Error::NotImplemented { operation: "put".into(), implementer: "made up".into() })
-    }
-
-    async fn get_opts(
-        &self,
-        _: &object_store::path::Path,
-        _: object_store::GetOptions,
-    ) -> object_store::Result<object_store::GetResult> {
-        Err(object_store::Error::NotImplemented { operation: "get".into(), implementer: "made up".into() })
-    }
-
-    fn delete_stream(&self, locations: Stream<object_store::path::Path>) -> Stream<object_store::path::Path> {
-        locations
-    }
-
-    async fn list_with_delimiter(
-        &self,
-        _: Option<&object_store::path::Path>,
-    ) -> object_store::Result<object_store::ListResult> {
-        Err(object_store::Error::NotImplemented { operation: "list".into(), implementer: "made up".into() })
-    }
-
-    async fn copy_opts(
-        &self,
-        _: &object_store::path::Path,
-        _: &object_store::path::Path,
-        _: object_store::CopyOptions,
-    ) -> object_store::Result<()> {
-        Err(object_store::Error::NotImplemented { operation: "copy".into(), implementer: "made up".into() })
-    }
-}
-
-/// The store's type of time is another crate's; it reads RFC 3339.
-fn jiff_to_chrono<T: std::str::FromStr>(seconds: u64) -> T
-where
-    T::Err: std::fmt::Debug,
-{
-    jiff::Timestamp::from_second(seconds as i64).unwrap().to_string().parse().unwrap()
-}
-
-const ALONE: &str = "REGROW_TEST_ALONE";
-
-/// Objects in a listing that memory must not grow with.
-const MANY: u64 = 3_000_000;
-
-/// Three million objects are listed and compared with a snapshot that has none of them; afterwards all are to be read.
-/// Memory is that of the process, so the test runs in one of its own.
-#[test]
-fn memory_does_not_grow_with_the_listing() {
-    if std::env::var_os(ALONE).is_none() {
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", "snapshot::tests::memory_does_not_grow_with_the_listing", "--nocapture"]);
-        let output = child.env(ALONE, "1").output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        use super::select::{Keep, select};
-        let f = Fixture::new();
-        f.write("a.txt", "one document", 0);
-        f.snapshot("r").await;
-        let (repository, manifest) = f.manifest("r").await;
-        let settings = &f.workspace("r").pipeline.corpus;
-        let store = Arc::new(MadeUp(MANY));
-        let corpus = crate::corpus::Corpus::with_store(settings, store, object_store::path::Path::default()).unwrap();
-        let cancel = crate::cancel::Cancel::default();
-        let before = crate::measure::anonymous_rss_bytes();
-        let mut listed = super::Listed::new(&corpus, &cancel).await.unwrap();
-        assert_eq!(listed.listing.objects, MANY);
-        let after_listing = crate::measure::anonymous_rss_bytes();
-        let keep =
-            Keep::Unchanged { listed: &mut listed, skipped: Vec::new(), canaries: Default::default(), capture: None };
-        let selected = select(&repository, &manifest, keep, &cancel).await.unwrap();
-        assert_eq!((selected.to_read.len(), selected.counts.documents), (MANY, 0));
-        let sent = Arc::default();
-        let mut to_read = super::listing::stream_of(Vec::new(), Vec::new(), selected.to_read, sent);
-        let mut streamed = 0;
-        while let Some(object) = futures::StreamExt::next(&mut to_read).await {
-            assert!(object.unwrap().size >= 1000);
-            streamed += 1;
-        }
-        assert_eq!(streamed, MANY);
-        let after = crate::measure::anonymous_rss_bytes();
-        // 20 and 30 bytes per object: one path alone is longer.
-        assert!(after_listing.saturating_sub(before) < 20 * MANY, "{before} {after_listing}");
-        assert!(after.saturating_sub(before) < 30 * MANY, "{before} {after}");
-    });
 }

@@ -57,6 +57,18 @@ pub struct VectorSetRecord {
     pub rows: u64,
 }
 
+/// The record as stored: with a digest over its canonical JSON, so that a changed record is noticed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed<T> {
+    digest: Digest,
+    vector_set: T,
+}
+
+const SEAL: &str = "vector-set-record/1";
+/// The last format whose records have no digest.
+const WITHOUT_DIGEST: u64 = 1;
+
 impl VectorSetRecord {
     /// The id of the set with these parts, in bucket order.
     pub(crate) fn id(
@@ -74,7 +86,8 @@ impl VectorSetRecord {
     /// otherwise (a damaged part was computed again, or the record itself is damaged) it is replaced.
     pub(crate) async fn commit(&self, repository: &Repository) -> Result<()> {
         let name = path::vector_set(&self.id);
-        match repository.put_json(&name, self).await {
+        let sealed = Sealed { digest: fingerprint(SEAL, self)?, vector_set: self };
+        match repository.put_json(&name, &sealed).await {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             other => return other.map(drop),
         }
@@ -85,24 +98,15 @@ impl VectorSetRecord {
             _ => {}
         }
         repository.delete(&name).await?;
-        repository.put_json(&name, self).await.map(drop)
+        repository.put_json(&name, &sealed).await.map(drop)
     }
 
     /// Reads a commit record.
     pub async fn read(repository: &Repository, id: &str) -> Result<Self> {
         let name = path::vector_set(id);
         let bytes = repository.open_sealed(&name).await?;
-        let record: Self = serde_json::from_slice(&bytes).map_err(|e| {
-            Error::new(ErrorKind::Damaged, "the commit record of a vector set is damaged")
-                .with("object", &name)
-                .guidance("the next restore writes it again once it is removed")
-                .because(e)
-        })?;
-        if record.format > FORMAT_VERSION {
-            return Err(Error::new(ErrorKind::Configuration, "the vector set was written by a newer regrow")
-                .with("object", name)
-                .with("format", record.format));
-        }
+        // In an encrypted repository nobody changes a record unnoticed; early ones there have no digest.
+        let record = Self::parse(&bytes, repository.is_encrypted()).map_err(|e| e.with("object", &name))?;
         if record.id != id {
             return Err(Error::new(ErrorKind::Damaged, "the commit record is another vector set's")
                 .with("object", name)
@@ -110,6 +114,41 @@ impl VectorSetRecord {
                 .guidance("the next restore writes it again"));
         }
         Ok(record)
+    }
+
+    /// Parses the bytes of a record. One without a digest is right if it is `authentic` otherwise, or of format 1.
+    fn parse(bytes: &[u8], authentic: bool) -> Result<Self> {
+        let damaged = |why: String| {
+            Error::new(ErrorKind::Damaged, "the commit record of a vector set is damaged")
+                .guidance("the next restore writes it again once it is removed")
+                .because(why)
+        };
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
+        let (digest, value) = if value.get("vector_set").is_some() {
+            let sealed: Sealed<serde_json::Value> =
+                serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+            (Some(sealed.digest), sealed.vector_set)
+        } else {
+            (None, value)
+        };
+        let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if format > u64::from(FORMAT_VERSION) {
+            return Err(Error::new(ErrorKind::Configuration, "the vector set was written by a newer regrow")
+                .with("format", format)
+                .with("readable", FORMAT_VERSION)
+                .guidance("use a regrow at least as new as the one that wrote it"));
+        }
+        match digest {
+            Some(digest) => {
+                let found = fingerprint(SEAL, &value)?;
+                if found != digest {
+                    return Err(damaged(format!("its digest is {}, recorded is {}", found.short(), digest.short())));
+                }
+            }
+            None if authentic || format == WITHOUT_DIGEST => {}
+            None => return Err(damaged("it has no digest".to_owned())),
+        }
+        serde_json::from_value(value).map_err(|e| damaged(e.to_string()))
     }
 }
 

@@ -48,7 +48,7 @@ async fn every_damage_to_every_object_is_named() {
     let mut seen: BTreeMap<ObjectKind, u32> = BTreeMap::new();
     for (name, bytes) in &all {
         let kind = ObjectKind::of(name);
-        let sealed = !matches!(kind, ObjectKind::Repository | ObjectKind::Drill | ObjectKind::VectorSet);
+        let sealed = !matches!(kind, ObjectKind::Repository | ObjectKind::Drill);
         let mut flipped = bytes.to_vec();
         flipped[bytes.len() / 2] ^= 8;
         let other = all.iter().find(|(other, _)| *other != name && ObjectKind::of(other) == kind);

@@ -182,6 +182,32 @@ fn documents_of_a_damaged_pack_come_from_the_corpus_or_are_named() {
 }
 
 #[test]
+fn rehash_captures_again_what_a_damaged_pack_holds() {
+    let project = project_or_skip!();
+    documents(&project);
+    let copy = ["--json", "--skip-target", "--set", "capture.mode=copy"];
+    project.run(&[&["snapshot"], &copy[..]].concat()).ok();
+    let damaged = packs(&project);
+    for pack in &damaged {
+        let mut bytes = std::fs::read(pack).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        std::fs::write(pack, bytes).unwrap();
+    }
+    let report = project.run(&["repair", "--json"]).failed(30);
+    assert!(report.to_string().contains("snapshot --rehash"), "{report}");
+    let report = project.run(&[&["snapshot", "--rehash"], &copy[..]].concat()).ok();
+    assert_eq!(report["captured"]["new_packs"], damaged.len(), "{report}");
+    let latest = report["snapshot"].as_str().unwrap().to_owned();
+    project.run(&["verify", "--json", "--snapshot", &latest]).ok();
+    // With all in order nothing is captured twice.
+    let report = project.run(&[&["snapshot", "--rehash"], &copy[..]].concat()).ok();
+    assert_eq!(report["captured"]["new_packs"], 0, "{report}");
+    std::fs::remove_dir_all(project.path("docs")).unwrap();
+    project.run(&["restore", "--json"]).ok();
+}
+
+#[test]
 fn a_record_file_that_grew_adds_only_its_end() {
     let project = project_or_skip!();
     documents(&project);

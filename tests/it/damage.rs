@@ -17,7 +17,6 @@ use regrow::model::{FetchOptions, ModelCard, ModelFiles, ModelStore};
 use regrow::pipeline::Pipeline;
 use regrow::repository::{Manifest, Repository, VerifyOptions, VerifyReport, verify};
 use regrow::restore::{RestoreOptions, restore};
-use regrow::snapshot::{SnapshotOptions, snapshot};
 use regrow::status::status;
 use regrow::targets::memory::MemoryTarget;
 use regrow::{ErrorKind, Workspace};
@@ -67,6 +66,8 @@ fn models() -> ModelStore {
 fn workspace(pipeline: &Pipeline, base: &FilePath, engine: &Arc<Engine>) -> Workspace {
     let mut workspace = Workspace::new(pipeline.clone(), base.to_owned(), models());
     workspace.engine = Some(engine.clone());
+    // As `tests/fixtures/make` has it.
+    workspace.variables = Arc::new(|name| (name == "FIXTURE_PASSPHRASE").then(|| "fixture".to_owned()));
     workspace.with_target(Arc::new(MemoryTarget::new()))
 }
 
@@ -166,6 +167,12 @@ async fn one(
     let (workspace, _) = fixture.with(objects).await;
     let repository = match workspace.repository().await {
         Ok(repository) => repository,
+        // The only slot: without it nothing can be opened, and nothing is taken for damaged.
+        Err(e) if name.starts_with("keys/") => {
+            let kinds = [ErrorKind::Damaged, ErrorKind::KeyWrong, ErrorKind::KeyMissing];
+            assert!(kinds.contains(&e.kind()), "{case}: {e}");
+            return;
+        }
         Err(e) => {
             assert_eq!(name, "repository.json", "{case}: {e}");
             let kind = if what == "missing" { ErrorKind::NotFound } else { ErrorKind::Damaged };
@@ -184,11 +191,13 @@ async fn one(
     let report = check(&repository).await;
     let named: Vec<_> = report.damaged.iter().map(|d| d.object.as_str()).collect();
     let derivable = name.starts_with("vectors/") || name.starts_with("vector-sets/");
-    if never_was || name == "repository.json" {
+    let unsealed = fixture.base.ends_with("v1") && name.starts_with("vector-sets/");
+    let record = name.starts_with("vector-sets/") && what == "missing";
+    if never_was || record || name == "repository.json" {
         assert!(named.is_empty(), "{case}: {named:?}");
-    } else if name.starts_with("vector-sets/") {
-        // A record has no seal: a change that still makes sense goes unseen, or names a part that is not so.
-        assert!(what == "missing" || what.starts_with("changed") || !named.is_empty(), "{case}");
+    } else if unsealed {
+        // Without a digest a change that still makes sense goes unseen, or names a part that is not so.
+        assert!(what.starts_with("changed") || !named.is_empty(), "{case}");
     } else {
         assert_eq!(named, [name], "{case}");
         assert_eq!(report.damaged[0].derivable, derivable, "{case}");
@@ -244,28 +253,17 @@ async fn every_damage_to_a_repository_of_format_2_is_named_and_confined() {
     every_damage("v2").await;
 }
 
-/// Makes `tests/fixtures/v2/repository` anew: only when a version is new. The documents, the card and the pipeline are
-/// there already. Two snapshots, of which the second has one document more, and their vector sets.
-///
-/// ```console
-/// $ cargo test --release --test it damage::make_the_fixture -- --ignored
-/// ```
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "makes a fixture; those that are there are never changed"]
-async fn make_the_fixture() {
-    let directory = fixtures().join("v2");
-    assert!(!directory.join("repository").exists(), "it is there already");
-    let (pipeline, base) = Pipeline::load(&directory.join("regrow.toml")).unwrap();
-    let workspace = workspace(&pipeline, &base, &engine(&pipeline, &base));
-    let later = base.join("docs/water.txt");
-    let text = std::fs::read(&later).unwrap();
-    std::fs::remove_file(&later).unwrap();
-    for second in [false, true] {
-        if second {
-            std::fs::write(&later, &text).unwrap();
-        }
-        let report = snapshot(&workspace, &SnapshotOptions::default()).await.unwrap();
-        let options = RestoreOptions { snapshot: report.snapshot, ..RestoreOptions::default() };
-        assert!(restore(&workspace, options).await.unwrap().ok);
-    }
+async fn every_damage_to_captured_bytes_is_named_and_confined() {
+    every_damage("v2-copy").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_damage_to_captured_text_is_named_and_confined() {
+    every_damage("v2-text").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_damage_to_an_encrypted_repository_is_named_and_confined() {
+    every_damage("v2-encrypted").await;
 }

@@ -84,6 +84,11 @@ impl Case {
         }
     }
 
+    /// Where the target keeps its data.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Closes the target and opens it again. All other handles must be gone.
     pub async fn reopened(&self) -> Arc<dyn Target> {
         self.target.lock().await.take();
