@@ -50,9 +50,8 @@ async fn main() -> Result<()> {
     let [kind, url, points, dimension] = arguments.as_slice() else {
         return Err(Error::new(ErrorKind::Configuration, "usage: load KIND URL POINTS DIMENSION"));
     };
-    let number = |text: &str| {
-        text.parse::<u64>().map_err(|e| Error::new(ErrorKind::Configuration, "not a number").because(e))
-    };
+    let number =
+        |text: &str| text.parse::<u64>().map_err(|e| Error::new(ErrorKind::Configuration, "not a number").because(e));
     let (count, dimension) = (number(points)?, usize::try_from(number(dimension)?).unwrap_or(1));
     let settings: TargetSettings = serde_json::from_value(json!({"kind": kind, "url": url}))
         .map_err(|e| Error::new(ErrorKind::Configuration, "no such target").because(e))?;

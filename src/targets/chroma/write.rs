@@ -130,32 +130,38 @@ enum State {
 }
 
 async fn there(target: &ChromaTarget, known: &Known, records: &[Record]) -> Result<HashMap<ChunkId, State>> {
-    let ids: Vec<ChunkId> = records.iter().map(|r| r.id).collect();
-    let texts: Vec<String> = ids.iter().map(ChunkId::to_string).collect();
-    let request = json!({"ids": texts, "include": ["metadatas", "documents", "embeddings"]});
-    let found = target.client().get(&known.id, &request).await?;
+    let texts: Vec<String> = records.iter().map(|r| r.id.to_string()).collect();
+    // Without vectors first: most often nothing is there, and a new collection has no index to read them from.
+    let found = target.client().get(&known.id, &json!({"ids": texts, "include": ["metadatas", "documents"]})).await?;
     let mut metadatas = found.metadatas.unwrap_or_default().into_iter();
     let mut documents = found.documents.unwrap_or_default().into_iter();
-    let mut embeddings = found.embeddings.unwrap_or_default().into_iter();
     let new: HashMap<&str, &Record> = texts.iter().map(String::as_str).zip(records).collect();
-    let mut states = HashMap::with_capacity(found.ids.len());
-    for id in &found.ids {
-        let (metadata, document, vector) =
-            (metadatas.next().flatten(), documents.next().flatten(), embeddings.next().flatten());
+    let (mut states, mut alike) = (HashMap::with_capacity(found.ids.len()), Vec::new());
+    for id in found.ids {
+        let (metadata, document) = (metadatas.next().flatten().unwrap_or_default(), documents.next().flatten());
         let Some(record) = new.get(id.as_str()) else { continue };
-        let metadata = metadata.unwrap_or_default();
-        let bits = |v: &[f32]| v.iter().map(|f| f.to_bits()).collect::<Vec<u32>>();
-        let state = if metadata == record.metadata
-            && document.as_deref().unwrap_or_default() == record.document
-            && vector.is_some_and(|v| bits(&v) == bits(&record.vector))
+        let stale = !metadata.keys().all(|key| record.metadata.contains_key(key));
+        states.insert(record.id, if stale { State::Stale } else { State::Other });
+        if metadata == record.metadata && document.as_deref().unwrap_or_default() == record.document {
+            alike.push(id);
+        }
+    }
+    if alike.is_empty() {
+        return Ok(states);
+    }
+    let found = match target.client().get(&known.id, &json!({"ids": alike, "include": ["embeddings"]})).await {
+        Ok(found) => found,
+        // They are written again.
+        Err(e) if e.retryable() => return Ok(states),
+        Err(e) => return Err(e),
+    };
+    let bits = |v: &[f32]| v.iter().map(|f| f.to_bits()).collect::<Vec<u32>>();
+    for (id, vector) in found.ids.iter().zip(found.embeddings.unwrap_or_default()) {
+        if let (Some(record), Some(vector)) = (new.get(id.as_str()), vector)
+            && bits(&vector) == bits(&record.vector)
         {
-            State::Same
-        } else if metadata.keys().all(|key| record.metadata.contains_key(key)) {
-            State::Other
-        } else {
-            State::Stale
-        };
-        states.insert(record.id, state);
+            states.insert(record.id, State::Same);
+        }
     }
     Ok(states)
 }
