@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod capture;
+mod chroma;
 mod common;
 mod damage;
 mod encryption;

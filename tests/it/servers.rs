@@ -43,49 +43,71 @@ impl Kind {
 pub struct Running {
     /// The first is what the server is asked at.
     pub ports: Vec<u16>,
+    name: &'static str,
+    ready: fn(u16) -> bool,
     child: Child,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Running {
     /// Starts a server that takes so many ports, and waits until `ready` says that it answers. `None`, after a visible
     /// line, when it is not installed; with `CI` set that is a failure.
-    pub fn start(name: &str, ports: usize, ready: impl Fn(u16) -> bool) -> Option<Self> {
+    pub fn start(name: &'static str, ports: usize, ready: fn(u16) -> bool) -> Option<Self> {
         let directory = TempDir::new().expect("a temporary directory");
-        let data = directory.path().join("data");
-        std::fs::create_dir(&data).expect("a directory");
+        std::fs::create_dir(directory.path().join("data")).expect("a directory");
         // All at once, so that no two are the same.
         let free: Vec<TcpListener> =
             (0..ports).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
         let ports: Vec<u16> = free.iter().map(|l| l.local_addr().expect("an address").port()).collect();
         drop(free);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/run");
-        let mut child = Command::new(script)
-            .args([name, &ports[0].to_string()])
-            .arg(&data)
-            .args(ports[1..].iter().map(u16::to_string))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the script starts");
-        let begin = Instant::now();
+        let child = spawn(name, &ports, directory.path());
+        let mut running = Self { ports, name, ready, child, directory };
+        running.wait().then_some(running)
+    }
+
+    /// False when it is not installed.
+    fn wait(&mut self) -> bool {
+        let (name, begin) = (self.name, Instant::now());
         loop {
-            if let Some(status) = child.try_wait().expect("a child") {
+            if let Some(status) = self.child.try_wait().expect("a child") {
                 assert_eq!(status.code(), Some(3), "{name} ended");
                 assert!(std::env::var_os("CI").is_none(), "{name} is missing: tests/servers/install {name}");
                 eprintln!("skipped: {name} is not installed; `tests/servers/install {name}` does it");
-                return None;
+                return false;
             }
-            if ready(ports[0]) {
-                break;
+            if (self.ready)(self.ports[0]) {
+                return true;
             }
-            let log = || std::fs::read_to_string(directory.path().join("data.log")).unwrap_or_default();
+            let log = || std::fs::read_to_string(self.directory.path().join("data.log")).unwrap_or_default();
             assert!(begin.elapsed() < Duration::from_secs(180), "{name} does not answer: {}", log());
             std::thread::sleep(Duration::from_millis(100));
         }
-        Some(Self { ports, child, _directory: directory })
     }
+
+    /// Killed, with everything it started, and started again on the same ports and data.
+    pub fn killed_and_started(mut self) -> Self {
+        let group =
+            std::fs::read_to_string(self.directory.path().join("data.pid")).expect("the server's process group");
+        let kill = Command::new("kill").args(["-KILL", "--", &format!("-{}", group.trim())]).status();
+        assert!(kill.expect("kill starts").success());
+        drop(self.child.stdin.take());
+        self.child.wait().expect("a child");
+        self.child = spawn(self.name, &self.ports, self.directory.path());
+        assert!(self.wait());
+        self
+    }
+}
+
+fn spawn(name: &str, ports: &[u16], directory: &Path) -> Child {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/run"))
+        .args([name, &ports[0].to_string()])
+        .arg(directory.join("data"))
+        .args(ports[1..].iter().map(u16::to_string))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the script starts")
 }
 
 impl Drop for Running {
@@ -260,8 +282,12 @@ struct Troubles {
 
 impl Proxy {
     pub fn before(server: &Server) -> Self {
+        Self::to(server.port)
+    }
+
+    pub fn to(upstream: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let (port, upstream) = (listener.local_addr().expect("an address").port(), server.port);
+        let port = listener.local_addr().expect("an address").port();
         let troubles = Arc::new(Mutex::new(Troubles::default()));
         let shared = troubles.clone();
         std::thread::spawn(move || {

@@ -54,6 +54,9 @@ pub(super) struct Remote {
     pub(super) schema: Option<Value>,
 }
 
+/// A record's metadata; none where it has no fields.
+pub(super) type Metadata = Option<Map<String, Value>>;
+
 /// Records in columns.
 #[derive(Debug, Default, serde::Deserialize)]
 pub(super) struct Records {
@@ -61,7 +64,7 @@ pub(super) struct Records {
     #[serde(default)]
     pub(super) embeddings: Option<Vec<Option<Vec<f32>>>>,
     #[serde(default)]
-    pub(super) metadatas: Option<Vec<Option<Map<String, Value>>>>,
+    pub(super) metadatas: Option<Vec<Metadata>>,
     #[serde(default)]
     pub(super) documents: Option<Vec<Option<String>>>,
 }
@@ -73,7 +76,7 @@ pub(super) struct Found {
     #[serde(default)]
     pub(super) distances: Option<Vec<Vec<Option<f32>>>>,
     #[serde(default)]
-    pub(super) metadatas: Option<Vec<Vec<Option<Map<String, Value>>>>>,
+    pub(super) metadatas: Option<Vec<Vec<Metadata>>>,
     #[serde(default)]
     pub(super) documents: Option<Vec<Vec<Option<String>>>>,
 }

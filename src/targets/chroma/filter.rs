@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_the_metadata_does_not_hold_is_verified() {
-        for field in ["text", "#a", "m.$b", "regrow_order"] {
+        for field in ["text", "#a", "m.$b", "regrow_bucket"] {
             let one = compiled(vec![equals(field, json!("x"))]);
             assert_eq!((one.with([]), one.verify), (None, true), "{field}");
         }

@@ -1,7 +1,7 @@
 //! Chroma, local or in its cloud, by its HTTP interface of version 2.
 //!
 //! - **Load.** Upserts in columns with vectors as base64, by bytes and within the server's own limit. Records that are
-//!   there with other fields are removed first, because Chroma's upsert merges. A batch that the server refuses is
+//!   there already are not written again; those with other fields are removed first, because Chroma's upsert merges. A batch that the server refuses is
 //!   halved until the record at fault is alone, and that one is reported.
 //! - **Index.** Chroma builds it while it writes; [`Target::start_index`] makes it catch up with its log.
 //! - **Payload.** Metadata is flat: see `payload`. Everything comes back as it was.
@@ -32,7 +32,7 @@ use url::Url;
 use uuid::Uuid;
 
 use self::client::{Client, Limits, Remote, absent};
-use self::reads::{Filtered, Include, Ranges};
+use self::reads::{Buckets, Filtered, Include};
 use super::connect::Connection;
 use super::contract::{OwnedCollection, Target};
 use super::types::*;
@@ -154,7 +154,12 @@ impl ChromaTarget {
 
     async fn ready(&self) -> Result<&Ready> {
         let ask = || async {
-            let version = self.client().version().await?;
+            let none = || {
+                Error::new(ErrorKind::Target, "no Chroma server of interface version 2 answers there").guidance(
+                    "check `target.url`: the address of a Chroma server of version 0.6 or later, without a path",
+                )
+            };
+            let version = absent(self.client().version().await)?.ok_or_else(none)?;
             if version.starts_with("0.") && !OLD_ENOUGH.iter().any(|old| version.starts_with(old)) {
                 return Err(Error::new(
                     ErrorKind::Target,
@@ -386,13 +391,13 @@ impl Target for ChromaTarget {
         let remote = self.read(name).await?;
         let limit = limit.max(1);
         let count = self.client().count(&remote.id).await?;
-        let from = after.map_or(0, payload::order);
-        // A range holds as many as expected, give or take the root of that: mostly one request is enough.
+        let from = after.map_or(0, payload::bucket);
+        // Buckets hold as many as expected, give or take the root of that: mostly one request is enough.
         let page = limit + 4 * limit.isqrt() + 1;
-        let mut ranges = Ranges::new(self.client(), &remote.id, filter::every, Include::ALL, (from, page, count));
+        let mut buckets = Buckets::new(self.client(), &remote.id, filter::every, Include::ALL, (from, page, count));
         let mut points: Vec<Point> = Vec::new();
         while points.len() <= limit {
-            let Some(page) = ranges.next().await? else { break };
+            let Some(page) = buckets.next().await? else { break };
             points.extend(page.into_iter().filter(|p| after.is_none_or(|after| p.id > after)));
         }
         let more = points.len() > limit;

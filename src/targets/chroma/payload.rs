@@ -15,14 +15,16 @@ use crate::targets::types::{Point, field};
 pub(super) const OWN: &str = "regrow_";
 /// The payload without its text, as JSON, where the other fields do not say it all.
 pub(super) const PAYLOAD: &str = "regrow_payload";
-/// The id's first 31 bits: the order of a scroll. A server may keep whole numbers in 32 bits.
-pub(super) const ORDER: &str = "regrow_order";
+/// The id's first bits: records are read bucket by bucket.
+pub(super) const BUCKET: &str = "regrow_bucket";
+/// How many buckets there are: a collection of ten million has 2,441 records in each.
+pub(super) const BUCKETS: u32 = 1 << 12;
 /// True where some field can be filtered by its JSON only.
 pub(super) const REST: &str = "regrow_rest";
 
-/// The id's place in the order of a scroll.
-pub(super) fn order(id: ChunkId) -> u32 {
-    id.0.as_fields().0 >> 1
+/// The id's bucket; buckets are in the order of ids.
+pub(super) fn bucket(id: ChunkId) -> u32 {
+    id.0.as_fields().0 >> 20
 }
 
 /// A record's metadata and document.
@@ -55,7 +57,7 @@ pub(super) fn encode(point: &Point) -> (Map<String, Value>, String) {
     if rest {
         flat.insert(REST.to_owned(), true.into());
     }
-    flat.insert(ORDER.to_owned(), order(point.id).into());
+    flat.insert(BUCKET.to_owned(), bucket(point.id).into());
     (flat, document)
 }
 
@@ -145,15 +147,14 @@ mod tests {
 
     fn point(payload: Value) -> Point {
         let Value::Object(payload) = payload else { panic!("an object") };
-        Point { id: ChunkId(uuid::Uuid::from_u128(0xffff_fffe << 96)), vector: vec![], payload }
+        Point { id: ChunkId(uuid::Uuid::from_u128(0xfffe_fffe << 96)), vector: vec![], payload }
     }
 
     #[test]
     fn flat_fields_need_no_json() {
         let payload = json!({"tenant": "a", "text": "t", "acl": ["x"], "metadata": {"year": 1, "deep": {"f": 1.5}}});
         let (flat, document) = encode(&point(payload.clone()));
-        let expected =
-            json!({"tenant": "a", "acl": ["x"], "metadata.year": 1, "metadata.deep.f": 1.5, ORDER: 0x7fff_ffff});
+        let expected = json!({"tenant": "a", "acl": ["x"], "metadata.year": 1, "metadata.deep.f": 1.5, BUCKET: 0xfff});
         assert_eq!((Value::Object(flat.clone()), document.as_str()), (expected, "t"));
         assert_eq!(Value::Object(decode("", Some(flat), Some(document)).unwrap()), payload);
     }
@@ -179,7 +180,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_payload_comes_back(fields in prop::collection::btree_map("text|[ab.#$]{0,2}|regrow_order", json(), 0..5)) {
+        fn every_payload_comes_back(fields in prop::collection::btree_map("text|[ab.#$]{0,2}|regrow_bucket", json(), 0..5)) {
             let payload: Map<String, Value> = fields.into_iter().collect();
             let (flat, document) = encode(&Point { payload: payload.clone(), ..point(json!({})) });
             for (key, value) in &flat {

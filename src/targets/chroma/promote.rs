@@ -7,8 +7,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::targets::checks;
 use crate::targets::contract::OwnedCollection;
 
-/// 1. The new collection says that it is taking the name. 2. The one that has it gets its physical name back. 3. The new
-/// one gets the production name. Whatever happens in between, the collections themselves say what is to be done.
+/// The new collection says that it is taking the name; the one that has it gets its physical name back; the new one gets
+/// the production name. Whatever happens in between, the collections themselves say what is to be done.
 pub(super) async fn promote(target: &ChromaTarget, alias: &str, held: &OwnedCollection) -> Result<Option<String>> {
     let client = target.client();
     let new = target.owned(held).await?;

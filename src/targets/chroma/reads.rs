@@ -1,8 +1,9 @@
-//! Reading in ranges of ids, and searching.
+//! Reading bucket by bucket, and searching.
 //!
-//! Chroma's pages are by offset: they cost more the further they are, and change under writes. Each record carries the
-//! first bits of its id, so records are read by ranges of those; ids are hashes, so a range's width tells about how
-//! many it holds. Memory is bounded by a page.
+//! Chroma's pages are by offset: they cost more the further they are, and change under writes. Ranges over a number cost
+//! as much as the collection is large. Each record therefore carries the first bits of its id as its bucket, and some
+//! buckets are looked up at a time; ids are hashes, so their number tells about how many records they hold. Memory is
+//! bounded by a page, or a single bucket where that is larger.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use uuid::Uuid;
 
 use super::client::{Client, Records, Remote};
 use super::filter::{self, Where};
-use super::payload;
+use super::payload::{self, BUCKETS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ChunkId;
 use crate::model::Metric;
@@ -20,10 +21,8 @@ use crate::targets::filter::{Checked, passes};
 use crate::targets::score;
 use crate::targets::types::*;
 
-/// One past the last place in the order.
-const END: u64 = 1 << 31;
-/// Records in one page of a search or count: with vectors, some megabytes.
-const PAGE: usize = 2000;
+/// Most buckets in one request.
+const TOGETHER: u32 = 1000;
 /// Ids in one request.
 const IDS: usize = 500;
 
@@ -35,6 +34,15 @@ pub(super) struct Include {
 }
 
 impl Include {
+    /// Records in one page of a search or count: some megabytes.
+    fn page(self) -> usize {
+        match (self.vectors, self.payloads) {
+            (_, true) => 2000,
+            (true, false) => 4000,
+            (false, false) => 20_000,
+        }
+    }
+
     const IDS: Self = Self { vectors: false, payloads: false };
     pub(super) const ALL: Self = Self { vectors: true, payloads: true };
 
@@ -50,19 +58,20 @@ impl Include {
     }
 }
 
-/// Goes through the records that pass `condition`, range by range.
-pub(super) struct Ranges<'a> {
+/// Goes through the records that pass `condition`, some buckets at a time.
+pub(super) struct Buckets<'a> {
     client: &'a Client,
     id: &'a str,
     condition: Box<dyn Fn(Vec<Value>) -> Option<Value> + Send + Sync + 'a>,
     include: Include,
-    at: u64,
-    width: u64,
+    at: u32,
+    /// Buckets in one request.
+    width: u32,
     page: usize,
 }
 
-impl<'a> Ranges<'a> {
-    /// From place `from` on, in pages of about `page` records out of `count`.
+impl<'a> Buckets<'a> {
+    /// From bucket `from` on, in pages of about `page` records, of which there are `count` in all.
     pub(super) fn new(
         client: &'a Client,
         id: &'a str,
@@ -70,24 +79,27 @@ impl<'a> Ranges<'a> {
         include: Include,
         (from, page, count): (u32, usize, u64),
     ) -> Self {
-        let width = (u128::from(END) * page as u128 / u128::from(count.max(1))).clamp(1, u128::from(END));
-        #[expect(clippy::cast_possible_truncation, reason = "at most END")]
-        let width = width as u64;
-        Self { client, id, condition: Box::new(condition), include, at: from.into(), width, page }
+        let width = u128::from(BUCKETS) * page as u128 / u128::from(count.max(1));
+        // Few enough to be one page need no condition; else not too many in one.
+        let width =
+            if width >= BUCKETS.into() { BUCKETS } else { u32::try_from(width).unwrap_or(1).clamp(1, TOGETHER) };
+        Self { client, id, condition: Box::new(condition), include, at: from, width, page }
     }
 
     /// The next records in order of their ids; `None` at the end. May be empty in between.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Point>>> {
-        while self.at < END {
-            let until = self.at.saturating_add(self.width).min(END);
+        while self.at < BUCKETS {
+            let until = self.at.saturating_add(self.width).min(BUCKETS);
             let mut range = Vec::new();
-            if self.at > 0 {
-                range.push(filter::on(payload::ORDER, "$gte", self.at.into()));
+            if until - self.at > TOGETHER {
+                if self.at > 0 {
+                    range.push(filter::on(payload::BUCKET, "$gte", self.at.into()));
+                }
+            } else {
+                let buckets: Vec<u32> = (self.at..until).collect();
+                range.push(filter::on(payload::BUCKET, "$in", json!(buckets)));
             }
-            if until < END {
-                range.push(filter::on(payload::ORDER, "$lt", until.into()));
-            }
-            // Half as many more as expected; at the narrowest, whatever there is.
+            // Half as many more as expected; of a single bucket, whatever there is.
             let most = self.page + self.page / 2 + 16;
             let mut body = json!({"include": self.include.names()});
             if let Some(condition) = (self.condition)(range) {
@@ -99,12 +111,12 @@ impl<'a> Ranges<'a> {
             let records = self.client.get(self.id, &body).await?;
             let found = records.ids.len();
             if found > most && self.width > 1 {
-                self.width = (self.width / 2).max(1);
+                self.width = (self.width / 2).clamp(1, TOGETHER);
                 continue;
             }
             self.at = until;
-            if found < self.page / 4 {
-                self.width = self.width.saturating_mul(2);
+            if found < self.page / 4 && self.width < TOGETHER {
+                self.width = (self.width * 2).min(TOGETHER);
             }
             let mut points = points(records, self.include)?;
             points.sort_unstable_by_key(|p| p.id);
@@ -184,8 +196,9 @@ impl<'a> Filtered<'a> {
                 if with_filter { self.condition.with(all) } else { filter::every(all.collect()) }
             };
             let include = Include { payloads: include.payloads || verify, ..include };
-            let mut ranges = Ranges::new(self.client, &self.remote.id, condition, include, (0, PAGE, count));
-            while let Some(page) = ranges.next().await? {
+            let mut buckets =
+                Buckets::new(self.client, &self.remote.id, condition, include, (0, include.page(), count));
+            while let Some(page) = buckets.next().await? {
                 page.into_iter().filter(|p| !verify || passes(self.checked, &p.payload)).for_each(&mut each);
             }
         }

@@ -1,6 +1,6 @@
 //! Writing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -87,16 +87,25 @@ async fn upsert(
     base64: bool,
     refused: &mut Vec<(ChunkId, String)>,
 ) -> Result<()> {
-    let mut waiting = vec![records];
+    let there = there(target, known, records).await?;
+    let new: Vec<&Record> = records.iter().filter(|r| there.get(&r.id) != Some(&State::Same)).collect();
+    let stale: Vec<String> =
+        new.iter().filter(|r| there.get(&r.id) == Some(&State::Stale)).map(|r| r.id.to_string()).collect();
+    if !stale.is_empty() {
+        match target.client().remove(&known.id, &stale).await {
+            // Someone else removed them.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    let mut waiting = vec![new.as_slice()];
     while let Some(records) = waiting.pop() {
-        let outcome = match clear(target, known, records).await {
-            Ok(()) => target.client().upsert(&known.id, &body(records, base64)).await,
-            Err(e) => Err(e),
-        };
-        match outcome {
+        if records.is_empty() {
+            continue;
+        }
+        match target.client().upsert(&known.id, &body(records, base64)).await {
             Ok(()) => {}
             Err(e) if may_be_one_record(&e) => match records {
-                [] => {}
                 [one] => refused.push((one.id, e.context_value("said").unwrap_or("refused").to_owned())),
                 _ => {
                     let (left, right) = records.split_at(records.len() / 2);
@@ -109,35 +118,55 @@ async fn upsert(
     Ok(())
 }
 
-/// Removes what is there with fields that the new records do not have: an upsert would leave them.
-async fn clear(target: &ChromaTarget, known: &Known, records: &[Record]) -> Result<()> {
-    let ids: Vec<String> = records.iter().map(|r| r.id.to_string()).collect();
-    let there = target.client().get(&known.id, &json!({"ids": ids, "include": ["metadatas"]})).await?;
-    if there.ids.is_empty() {
-        return Ok(());
-    }
-    let new: HashMap<&str, &Map<String, Value>> =
-        ids.iter().map(String::as_str).zip(records.iter().map(|r| &r.metadata)).collect();
-    let old = there.ids.iter().zip(there.metadatas.unwrap_or_default());
-    let stale: HashSet<&str> = old
-        .filter(|(id, old)| {
-            let new = new.get(id.as_str());
-            old.iter().flatten().any(|(key, _)| new.is_some_and(|new| !new.contains_key(key)))
-        })
-        .map(|(id, _)| id.as_str())
-        .collect();
-    if stale.is_empty() {
-        return Ok(());
-    }
-    let stale: Vec<String> = stale.into_iter().map(str::to_owned).collect();
-    match target.client().remove(&known.id, &stale).await {
-        // Someone else removed them.
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+/// What a record that is to be written finds in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Itself: writing it again would only make the index worse, because Chroma mends the graph around it.
+    Same,
+    /// One whose fields the new one has too: they are overwritten.
+    Other,
+    /// One with further fields, which an upsert would leave.
+    Stale,
 }
 
-fn body(records: &[Record], base64: bool) -> Value {
+async fn there(target: &ChromaTarget, known: &Known, records: &[Record]) -> Result<HashMap<ChunkId, State>> {
+    let texts: Vec<String> = records.iter().map(|r| r.id.to_string()).collect();
+    // Without vectors first: most often nothing is there, and a new collection has no index to read them from.
+    let found = target.client().get(&known.id, &json!({"ids": texts, "include": ["metadatas", "documents"]})).await?;
+    let mut metadatas = found.metadatas.unwrap_or_default().into_iter();
+    let mut documents = found.documents.unwrap_or_default().into_iter();
+    let new: HashMap<&str, &Record> = texts.iter().map(String::as_str).zip(records).collect();
+    let (mut states, mut alike) = (HashMap::with_capacity(found.ids.len()), Vec::new());
+    for id in found.ids {
+        let (metadata, document) = (metadatas.next().flatten().unwrap_or_default(), documents.next().flatten());
+        let Some(record) = new.get(id.as_str()) else { continue };
+        let stale = !metadata.keys().all(|key| record.metadata.contains_key(key));
+        states.insert(record.id, if stale { State::Stale } else { State::Other });
+        if metadata == record.metadata && document.as_deref().unwrap_or_default() == record.document {
+            alike.push(id);
+        }
+    }
+    if alike.is_empty() {
+        return Ok(states);
+    }
+    let found = match target.client().get(&known.id, &json!({"ids": alike, "include": ["embeddings"]})).await {
+        Ok(found) => found,
+        // They are written again.
+        Err(e) if e.retryable() => return Ok(states),
+        Err(e) => return Err(e),
+    };
+    let bits = |v: &[f32]| v.iter().map(|f| f.to_bits()).collect::<Vec<u32>>();
+    for (id, vector) in found.ids.iter().zip(found.embeddings.unwrap_or_default()) {
+        if let (Some(record), Some(vector)) = (new.get(id.as_str()), vector)
+            && bits(&vector) == bits(&record.vector)
+        {
+            states.insert(record.id, State::Same);
+        }
+    }
+    Ok(states)
+}
+
+fn body(records: &[&Record], base64: bool) -> Value {
     let embedding = |vector: &[f32]| -> Value {
         if base64 {
             STANDARD.encode(vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()).into()
