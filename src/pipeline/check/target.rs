@@ -119,7 +119,7 @@ impl Pipeline {
                 "the URL holds a query or fragment, which may be a secret",
                 "give the plain URL; settings have keys of their own",
             );
-        } else if kind == TargetKind::Pgvector && url.path().trim_matches('/') != "" {
+        } else if kind == TargetKind::Pgvector && !url.path().trim_matches('/').is_empty() {
             f.problem(KEY, "the database is not part of the URL", "use target.database = \"NAME\" instead");
         }
         let remote = !matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
