@@ -95,6 +95,8 @@ pub(crate) enum Verb {
     Prune(super::retention::PruneArgs),
     /// Remove locks that dead runs left behind
     Unlock(super::retention::UnlockArgs),
+    /// Serve the collection again that was served before the last restore
+    Rollback(RollbackArgs),
     /// Show what would be lost now, what is served, and when it was last proven
     Status,
     /// Compare two snapshots, or a snapshot and the corpus as it is now
@@ -297,6 +299,19 @@ pub(crate) struct RestoreArgs {
     /// Where the production name is a collection that regrow did not make, take it over and rename it
     #[arg(long, conflicts_with = "no_promote")]
     pub(crate) adopt: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// Serve this collection instead of the newest earlier one
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["list", "delete"])]
+    pub(crate) to: Option<String>,
+    /// Show the collections that are kept, and change nothing
+    #[arg(long, conflicts_with = "delete")]
+    pub(crate) list: bool,
+    /// Delete this collection, which must not be served
+    #[arg(long, value_name = "NAME")]
+    pub(crate) delete: Option<String>,
 }
 
 #[derive(Debug, Args)]

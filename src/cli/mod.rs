@@ -14,6 +14,7 @@ mod progress;
 mod quickstart;
 mod repair;
 mod retention;
+mod rollback;
 mod settings;
 mod terminal;
 mod verbs;
@@ -96,6 +97,7 @@ async fn dispatch(cli: Cli, printer: &Printer, terminal: &Terminal, cancel: Canc
         Verb::Forget(args) => retention::forget(&settings, printer, &args).await,
         Verb::Prune(args) => retention::prune(&settings, printer, &args).await,
         Verb::Unlock(args) => retention::unlock(&settings, printer, &args).await,
+        Verb::Rollback(args) => rollback::run(&settings, printer, &args).await,
         Verb::Status => verbs::status(&settings, printer).await,
         Verb::Diff(args) => diff::run(&settings, printer, &args).await,
         Verb::List => verbs::list(&settings, printer).await,

@@ -124,7 +124,7 @@ pub(super) async fn adopt(prepared: &Prepared) -> Result<()> {
         rules_fingerprint: unknown,
         purpose: Purpose::Restore,
         state: CollectionState::Ready,
-        created: jiff::Timestamp::now(),
+        created: jiff::Timestamp::UNIX_EPOCH,
     };
     prepared.target.adopt(&info.name, marker).await?;
     prepared.workspace.events.note(format!("{} is regrow's now, as --adopt asked", info.name));

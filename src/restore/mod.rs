@@ -16,6 +16,7 @@ mod load;
 mod parts;
 mod plan;
 mod report;
+mod rollback;
 mod run;
 mod source;
 
@@ -24,6 +25,7 @@ pub(crate) use parts::{Computed, compute_parts};
 pub(crate) use plan::parts_of;
 pub use plan::{PartPlan, Prepared, RestorePlan};
 pub use report::{RestoreReport, TargetReport};
+pub use rollback::{KeptCollection, Rollback, RollbackReport, rollback};
 pub use run::{restore, run};
 
 use crate::error::{Error, ErrorKind, Result};
