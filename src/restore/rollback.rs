@@ -156,7 +156,8 @@ mod tests {
         let pipeline = Pipeline::starter("docs", "docs", "repository");
         let models = tempfile::tempdir().unwrap();
         let workspace =
-            Workspace::new(pipeline, ".".into(), ModelStore::new(models.path().to_owned(), FetchOptions::default())).with_target(target.clone());
+            Workspace::new(pipeline, ".".into(), ModelStore::new(models.path().to_owned(), FetchOptions::default()))
+                .with_target(target.clone());
         for (second, state) in [(1, CollectionState::Ready), (2, CollectionState::Failed), (3, CollectionState::Ready)]
         {
             let mut spec = spec(&format!("docs-{second}"), 4, Metric::Dot);
