@@ -13,16 +13,15 @@ use regrow::event::Events;
 use regrow::ids::{ChunkId, Digest};
 use regrow::model::Metric;
 use regrow::pipeline::{IndexSettings, TargetSettings};
-use regrow::targets::{
-    CollectionSpec, CollectionState, Filter, Marker, Point, Purpose, ScrollPage, Target as _, WriteOutcome,
-};
+use regrow::targets::{CollectionSpec, CollectionState, Filter, Marker, Point, Purpose, ScrollPage, WriteOutcome};
 use regrow::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
 /// As `benches/peers/load.py` has it.
 fn payload(n: u64) -> Map<String, Value> {
+    let tenant = ["a", "b", "c"][(n % 3) as usize];
     let value = json!({
-        "document_id": format!("doc-{}.md", n / 7), "ordinal": n % 7, "tenant": ["a", "b", "c"][(n % 3) as usize],
+        "document_id": format!("doc-{}.md", n / 7), "ordinal": n % 7, "tenant": tenant,
         "acl": [format!("group-{}", n % 5)], "text": format!("Text of point {n}. ").repeat(20),
         "metadata": {"year": 1990 + n % 40, "score": (n % 17) as f64 / 4.0, "draft": n.is_multiple_of(5)},
     });
