@@ -113,6 +113,8 @@ impl Client {
         let setup = |e: reqwest::Error| wrong("the client of the server cannot be set up").because(e);
         let mut builder = reqwest::Client::builder()
             .connect_timeout(options.timeout.min(Duration::from_secs(10)))
+            // A token in a header of its own would go wherever a redirection leads.
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("regrow/", env!("CARGO_PKG_VERSION")));
         if let Some(pem) = &options.ca {
             for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(setup)? {
@@ -363,6 +365,10 @@ impl Client {
                     .guidance("lower `target.writers`, or raise the server's quota")
                     .transient()
             }
+            _ if status.is_redirection() => error(ErrorKind::Configuration, "the server is at another address")
+                .guidance(
+                    "set `target.url` to where it redirects: nothing is sent there by itself, because of the token",
+                ),
             _ if status.is_server_error() => {
                 error(ErrorKind::Target, "the server failed").guidance("look into the server's log").transient()
             }
