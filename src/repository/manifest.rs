@@ -293,7 +293,7 @@ impl Manifest {
         for id in ids.iter().rev().skip_while(|id| *id != damaged).skip(1) {
             if Self::read(repository, id).await.is_ok() {
                 return error.with("newest that is readable", id).guidance(
-                    "name a snapshot with --snapshot (`regrow list`), or `regrow repair` this one from a replica",
+                    "use another snapshot with --snapshot (`regrow list`), or `regrow repair` this one from a replica",
                 );
             }
         }
