@@ -62,22 +62,17 @@ const UNREADABLE: u32 = 64;
 /// Checks the snapshots and vector sets of a repository.
 ///
 /// # Errors
-/// What is not one object's own: the repository cannot be listed, the store stopped to answer, the run was stopped;
-/// `Locked`, retryable, while a prune removes objects.
+/// What is not one object's own: the repository cannot be listed, the store stopped to answer, the run was stopped.
 pub async fn verify(
     repository: &Repository,
     options: &VerifyOptions,
     events: &Events,
     cancel: &Cancel,
 ) -> Result<VerifyReport> {
-    // What a prune takes away meanwhile would look like damage.
-    let lock = repository.lock_to_read("verify", events).await?;
-    let outcome = examine(repository, options, None, events, cancel).await;
-    lock.release().await;
-    outcome
+    examine(repository, options, None, events, cancel).await
 }
 
-/// As [`verify`], under a lock of the caller; with `only`, no other object than these is looked at.
+/// As [`verify`]; with `only`, no other object than these is looked at.
 pub(crate) async fn examine(
     repository: &Repository,
     options: &VerifyOptions,
