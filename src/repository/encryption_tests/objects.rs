@@ -4,14 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::corpus::SourceObject;
-use crate::repository::frame::Padding;
 use crate::repository::inventory::{DocumentRow, InventoryWriter, read_bucket};
 
 #[tokio::test]
 async fn every_changed_byte_of_a_sealed_object_is_noticed() {
     let (_, repository) = made(&pass("p")).await;
     for contents in [&b""[..], b"{}", &[7; 5000]] {
-        let sealed = repository.seal("drills/a.json", contents.to_vec().into(), Padding::Padded).unwrap();
+        let sealed = repository.seal("drills/a.json", contents.to_vec().into()).unwrap();
         assert_eq!(repository.unseal("drills/a.json", sealed.clone()).unwrap(), contents);
         for at in 0..sealed.len() {
             let mut changed = sealed.to_vec();
@@ -23,7 +22,7 @@ async fn every_changed_byte_of_a_sealed_object_is_noticed() {
 }
 
 fn sealed_in(repository: &Repository, place: &str, contents: &[u8]) -> Bytes {
-    repository.seal(place, contents.to_vec().into(), Padding::Padded).unwrap()
+    repository.seal(place, contents.to_vec().into()).unwrap()
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -36,11 +35,10 @@ proptest! {
     fn sealed_objects_come_back_and_only_where_they_belong(
         contents in proptest::collection::vec(any::<u8>(), 0..9000),
         place in "[a-z/]{1,20}", other in "[a-z/]{1,20}",
-        exact in any::<bool>(), cut in any::<prop::sample::Index>(),
+        cut in any::<prop::sample::Index>(),
     ) {
         let repository = runtime().block_on(made(&pass("p"))).1;
-        let padding = if exact { Padding::Exact } else { Padding::Padded };
-        let sealed = repository.seal(&place, contents.clone().into(), padding).unwrap();
+        let sealed = repository.seal(&place, contents.clone().into()).unwrap();
         prop_assert_eq!(repository.unseal(&place, sealed.clone()).unwrap(), contents.clone());
         prop_assert_eq!(kind(repository.unseal(&place, sealed.slice(..cut.index(sealed.len())))), ErrorKind::Damaged);
         if other != place {
@@ -51,7 +49,7 @@ proptest! {
         longer.push(0);
         prop_assert_eq!(kind(repository.unseal(&place, longer.into())), ErrorKind::Damaged);
         // The same contents look different each time, and another repository's are no contents of this one.
-        let again = repository.seal(&place, repository.unseal(&place, sealed.clone()).unwrap(), padding).unwrap();
+        let again = repository.seal(&place, repository.unseal(&place, sealed.clone()).unwrap()).unwrap();
         prop_assert_ne!(again, sealed.clone());
         let stranger = runtime().block_on(made(&pass("p"))).1;
         prop_assert_eq!(kind(stranger.unseal(&place, sealed)), ErrorKind::Damaged);
