@@ -144,12 +144,7 @@ async fn nothing_readable_is_ever_stored() {
     let mut names = Vec::new();
     for bucket in 0..1u32 << bits {
         let rows = reader.bucket(bucket).await.unwrap();
-        let inputs = rows.iter().map(|row| PartInput {
-            document_id: &row.document_id,
-            text_digest: &row.text_digest,
-            payload_digest: &row.payload_digest,
-            chunk_digest: &row.chunk_digest,
-        });
+        let inputs = rows.iter().map(PartInput::from);
         let key = PartKey::new(&model, &rules, bits, bucket, inputs);
         digests.push(key.0);
         names.push(PartName { bits, bucket, key: key.named(&opened) });
