@@ -18,17 +18,8 @@ const HEADER: usize = 4 + 1 + 8;
 /// The contents' length, in front of them and encrypted with them.
 const LENGTH: usize = 8;
 
-/// Whether the size of the contents may be seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Padding {
-    /// To a multiple of 4 KiB, and of larger steps (Padmé) from a quarter of a MiB on: at most 12 % more.
-    Padded,
-    #[allow(dead_code, reason = "blobs within packs use it")]
-    /// None: where the size tells nothing, as of blobs within a pack.
-    Exact,
-}
-
-/// Size after padding: the larger of 4 KiB and the step that keeps only the leading bits of the size.
+/// Size after padding: a multiple of the larger of 4 KiB and the step that keeps only the leading bits of the size
+/// (Padmé), which is at most 12 % more from a quarter of a MiB on.
 fn padded(length: usize) -> usize {
     let length = length.max(1);
     let exponent = length.ilog2();
@@ -46,14 +37,13 @@ fn cipher(key: &KeyBytes) -> Aes256GcmSiv {
 }
 
 /// Seals `contents` as what lies at `place`.
-pub(super) fn seal(keys: &Keys, place: &str, contents: &[u8], padding: Padding) -> Result<Bytes> {
+pub(super) fn seal(keys: &Keys, place: &str, contents: &[u8]) -> Result<Bytes> {
     let (id, key) = keys.newest()?;
-    seal_with(key, id, place, contents, padding)
+    seal_with(key, id, place, contents)
 }
 
-fn seal_with(key: &KeyBytes, id: KeyId, place: &str, contents: &[u8], padding: Padding) -> Result<Bytes> {
-    let inner = LENGTH + contents.len();
-    let inner = if padding == Padding::Padded { padded(inner) } else { inner };
+fn seal_with(key: &KeyBytes, id: KeyId, place: &str, contents: &[u8]) -> Result<Bytes> {
+    let inner = padded(LENGTH + contents.len());
     let nonce: [u8; NONCE] = random()?;
     let mut sealed = Vec::with_capacity(HEADER + NONCE + inner + TAG);
     sealed.extend_from_slice(MAGIC);

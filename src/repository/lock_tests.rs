@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::repository::test_store::TestStore;
 use std::sync::atomic::Ordering::SeqCst;

@@ -17,23 +17,27 @@
 //! newest counts. A release then writes one more, which says that the holder has gone.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
 use super::layout::path;
-use super::manifest::Manifest;
 use super::process;
 use super::store::Repository;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, refused};
 use crate::event::Events;
 use crate::ids::timed_id;
+
+mod held;
+mod unlock;
+
+use held::Held;
+pub use held::Lock;
+pub use unlock::{LockInfo, UnlockReport};
 
 /// What a lock excludes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,33 +106,6 @@ const LOCK_FORMAT: u32 = 1;
 /// Ends the name of an object that says that the holder has gone.
 const RELEASED: &str = "-released";
 
-/// A lock that is held. Give it back with [`Lock::release`]; dropping it tries the same in the background, which
-/// fails where the runtime ends at once.
-#[derive(Debug)]
-pub struct Lock {
-    inner: Arc<Inner>,
-    closing: watch::Sender<bool>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    repository: Repository,
-    events: Events,
-    holder: Uuid,
-    record: Option<LockRecord>,
-    held: Mutex<Held>,
-}
-
-#[derive(Debug, Clone)]
-enum Held {
-    /// The newest object of this lock, and its time at the store.
-    Object(String, Timestamp),
-    /// A reader on a repository that cannot be written.
-    Nothing,
-    Released,
-    Lost,
-}
-
 /// What a listing shows of one holder.
 #[derive(Debug, Clone)]
 struct Seen {
@@ -136,46 +113,6 @@ struct Seen {
     modified: Timestamp,
     names: Vec<String>,
     released: bool,
-}
-
-/// A lock as `unlock` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LockInfo {
-    /// What its holder does; `unreadable` when the object cannot be read.
-    pub purpose: String,
-    /// What it excludes.
-    pub kind: LockKind,
-    /// Machine of the holder.
-    pub host: String,
-    /// Process of the holder.
-    pub pid: u32,
-    /// When it was taken, by the holder's clock.
-    pub created: Option<Timestamp>,
-    /// Seconds since its last sign of life, by the store's clock.
-    pub age_seconds: i64,
-    /// It is ignored: without a sign of life for too long, or of a process that has ended.
-    pub stale: bool,
-    #[serde(skip)]
-    names: Vec<String>,
-}
-
-/// Report of `regrow unlock`.
-#[derive(Debug, Clone, Serialize)]
-pub struct UnlockReport {
-    /// Always `unlock`.
-    pub verb: &'static str,
-    /// Always true.
-    pub ok: bool,
-    /// Process exit code.
-    pub exit_code: u8,
-    /// Repository.
-    pub repository: String,
-    /// Locks that were removed.
-    pub removed: Vec<LockInfo>,
-    /// Locks that stay: their holders are alive.
-    pub kept: Vec<LockInfo>,
-    /// Objects that the store refused to delete; they are ignored once they are stale.
-    pub protected: u64,
 }
 
 impl Repository {
@@ -393,40 +330,6 @@ impl Repository {
             .guidance("nothing was committed; run the same command again, it continues where it stopped")
             .transient()
     }
-
-    /// Removes stale locks, or with `all` every lock.
-    pub async fn remove_locks(&self, all: bool) -> Result<UnlockReport> {
-        // An object of our own tells the store's time; its name says that it holds nothing.
-        let probe = Uuid::new_v4();
-        let name = format!("{}/{}-{}{RELEASED}.json", path::LOCKS, timed_id(Timestamp::now()), probe.simple());
-        self.put_new(&name, bytes::Bytes::from_static(b"{}")).await?;
-        let seen = self.seen_locks().await?;
-        let now = seen.get(&probe).map(|own| own.modified).ok_or_else(|| self.lost())?;
-        let (mut removed, mut kept, mut protected) = (Vec::new(), Vec::new(), 0);
-        for (holder, seen) in seen {
-            let Some(info) = self.lock_info(&seen, now).await? else { continue };
-            if !(all || info.stale || holder == probe) {
-                kept.push(info);
-                continue;
-            }
-            let before = protected;
-            for name in &info.names {
-                match self.delete(name).await {
-                    Ok(()) => {}
-                    Err(e) if refused(&e) => protected += 1,
-                    Err(e) => return Err(e),
-                }
-            }
-            if !seen.released && protected > before {
-                self.put_new(&released_name(holder), bytes::Bytes::from_static(b"{}")).await?;
-            }
-            if holder != probe && !seen.released {
-                removed.push(info);
-            }
-        }
-        let repository = self.url().to_owned();
-        Ok(UnlockReport { verb: "unlock", ok: true, exit_code: 0, repository, removed, kept, protected })
-    }
 }
 
 fn object_name(holder: Uuid) -> String {
@@ -442,161 +345,6 @@ fn parse_name(name: &str) -> Option<(Uuid, bool)> {
     let stem = name.rsplit('/').next()?.strip_suffix(".json")?;
     let (stem, released) = stem.strip_suffix(RELEASED).map_or((stem, false), |stem| (stem, true));
     Some((stem.rsplit_once('-')?.1.parse().ok()?, released))
-}
-
-impl Lock {
-    fn new(repository: &Repository, holder: Uuid, record: Option<LockRecord>, held: Held, events: &Events) -> Self {
-        let inner =
-            Inner { repository: repository.clone(), events: events.clone(), holder, record, held: Mutex::new(held) };
-        Self { inner: Arc::new(inner), closing: watch::Sender::new(false) }
-    }
-
-    /// Writes the object anew every few minutes until the lock is released, dropped or lost.
-    fn keep_fresh(&self) {
-        let (inner, mut closing) = (Arc::downgrade(&self.inner), self.closing.subscribe());
-        let every = self.inner.repository.locking().refresh;
-        tokio::spawn(async move {
-            let mut pause = every;
-            let mut warned = false;
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    // Closed, or dropped.
-                    _ = closing.changed() => return,
-                }
-                let Some(inner) = inner.upgrade() else { return };
-                match inner.refresh().await {
-                    Ok(_) => pause = every,
-                    Err(e) if e.kind() == ErrorKind::Locked => {
-                        inner.events.warn(format!("{e}; the run will stop before it commits"));
-                        return;
-                    }
-                    Err(e) => {
-                        pause = every / 5;
-                        if !std::mem::replace(&mut warned, true) {
-                            inner.events.warn(format!("the lock could not be renewed, trying again: {e}"));
-                        }
-                    }
-                }
-            }
-        });
-    }
-
-    /// Proves that nobody can have ignored this lock since it was taken; call it just before a commit.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Locked`] when it was removed, or was not kept alive for so long that others may have ignored it.
-    pub async fn still_held(&self) -> Result<()> {
-        self.inner.refresh().await.map(drop)
-    }
-
-    /// Commits a snapshot under this lock. When it turns out that the lock was lost while the manifest was written, a
-    /// prune may have removed what the manifest names: it is taken back.
-    pub(crate) async fn commit(&self, repository: &Repository, manifest: &Manifest) -> Result<()> {
-        self.still_held().await?;
-        manifest.commit(repository).await?;
-        match self.still_held().await {
-            Err(e) if e.kind() == ErrorKind::Locked => {
-                repository.delete(&path::manifest(&manifest.id)).await?;
-                Err(e)
-            }
-            // The snapshot is there; a store that cannot be reached now takes nothing from it.
-            Err(e) => {
-                self.inner.events.warn(format!("the lock could not be looked at after the commit: {e}"));
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    /// The store's time now; `None` for a reader on a repository that cannot be written.
-    pub(crate) async fn store_time(&self) -> Result<Option<Timestamp>> {
-        self.inner.refresh().await
-    }
-
-    /// Whether there is no lock, because the repository cannot be written.
-    pub(crate) fn is_absent(&self) -> bool {
-        self.inner.record.is_none()
-    }
-
-    /// Gives the lock back. What cannot be removed is told, and is ignored by others once it is stale.
-    pub async fn release(&self) {
-        self.closing.send_replace(true);
-        self.inner.release().await;
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        self.closing.send_replace(true);
-        let held = self.inner.held.try_lock().map_or(true, |held| matches!(*held, Held::Object(..)));
-        if let (true, Ok(runtime)) = (held, tokio::runtime::Handle::try_current()) {
-            let inner = self.inner.clone();
-            runtime.spawn(async move { inner.release().await });
-        }
-    }
-}
-
-impl Inner {
-    /// Writes the object anew, proves that the one before was alive until then, and removes that one. Returns the
-    /// store's time.
-    async fn refresh(&self) -> Result<Option<Timestamp>> {
-        let mut held = self.held.lock().await;
-        let (name, modified) = match &*held {
-            Held::Object(name, modified) => (name.clone(), *modified),
-            Held::Nothing => return Ok(None),
-            Held::Released | Held::Lost => return Err(self.repository.lost()),
-        };
-        let fresh = object_name(self.holder);
-        self.repository.put_json(&fresh, &self.record).await?;
-        let seen = self.repository.seen_locks().await?;
-        let own = seen.get(&self.holder).filter(|own| !own.released);
-        let there = own.filter(|own| own.names.contains(&name) && own.names.contains(&fresh));
-        let alive = there.filter(|own| {
-            own.modified.duration_since(modified)
-                <= SignedDuration::try_from(self.repository.locking().stale).unwrap_or(SignedDuration::MAX)
-        });
-        let Some(now) = alive.map(|own| own.modified) else {
-            *held = Held::Lost;
-            self.remove_objects().await;
-            return Err(self.repository.lost());
-        };
-        *held = Held::Object(fresh, now);
-        // Where nothing can be deleted the newest counts.
-        drop(self.repository.delete(&name).await);
-        Ok(Some(now))
-    }
-
-    async fn release(&self) {
-        let mut held = self.held.lock().await;
-        if matches!(*held, Held::Object(..)) {
-            *held = Held::Released;
-            self.remove_objects().await;
-        }
-    }
-
-    /// Removes every object of this holder, or else says that it has gone.
-    async fn remove_objects(&self) {
-        let removed = async {
-            let seen = self.repository.seen_locks().await?;
-            let Some(own) = seen.get(&self.holder) else { return Ok(()) };
-            let mut left = false;
-            for name in &own.names {
-                match self.repository.delete(name).await {
-                    Err(e) if refused(&e) => left = true,
-                    other => other?,
-                }
-            }
-            if left && !own.released {
-                self.repository.put_new(&released_name(self.holder), bytes::Bytes::from_static(b"{}")).await?;
-            }
-            Ok::<_, Error>(())
-        };
-        if let Err(e) = removed.await {
-            let minutes = self.repository.locking().stale.as_secs().div_ceil(60);
-            self.events.warn(format!("a lock could not be removed; others ignore it after {minutes} minutes: {e}"));
-        }
-    }
 }
 
 #[cfg(test)]

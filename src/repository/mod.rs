@@ -39,8 +39,6 @@ pub use reliable::{Reliable, Retries, Sleep};
 pub use slots::SlotKind;
 pub use store::Repository;
 
-#[allow(unused_imports, reason = "packs seal their blobs")]
-pub(crate) use frame::Padding;
 pub(crate) use layout::{bucket_bits, path};
 pub(crate) use seal::guarded;
 pub(crate) use transfer::identity_of;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::file_seal::FileSeal;
-use super::frame::{self, Padding};
+use super::frame;
 use super::keys::{Keys, Unlock};
 use super::layout::path;
 use super::manifest::ObjectRef;
@@ -159,10 +159,10 @@ impl Repository {
 /// put in the place of another is noticed. What is named by the digest of its own bytes is bound to its folder.
 impl Repository {
     /// Seals what will lie at `place`; as it is in a repository that is not encrypted.
-    pub(crate) fn seal(&self, place: &str, contents: Bytes, padding: Padding) -> Result<Bytes> {
+    pub(crate) fn seal(&self, place: &str, contents: Bytes) -> Result<Bytes> {
         match self.protection.keys()? {
             None => Ok(contents),
-            Some(keys) => frame::seal(keys, place, &contents, padding).map_err(|e| e.with("object", place)),
+            Some(keys) => frame::seal(keys, place, &contents).map_err(|e| e.with("object", place)),
         }
     }
 
@@ -180,7 +180,7 @@ impl Repository {
 
     /// Writes a new sealed object.
     pub(crate) async fn put_sealed(&self, name: &str, contents: Bytes) -> Result<ObjectRef> {
-        self.put_new(name, self.seal(name, contents, Padding::Padded)?).await
+        self.put_new(name, self.seal(name, contents)?).await
     }
 
     /// Reads and opens a sealed object.
@@ -195,7 +195,7 @@ impl Repository {
 
     /// Writes a sealed object that is named by the digest of its stored bytes. It is bound to the folder.
     pub(crate) async fn put_sealed_content(&self, folder: &str, extension: &str, contents: Bytes) -> Result<ObjectRef> {
-        self.put_content(folder, extension, self.seal(folder, contents, Padding::Padded)?).await
+        self.put_content(folder, extension, self.seal(folder, contents)?).await
     }
 
     /// Reads what [`Self::put_sealed_content`] wrote, checked against the reference.
@@ -218,7 +218,6 @@ impl Repository {
     }
 
     /// Reads an object of JSON that may be missing.
-    #[allow(dead_code, reason = "locks, marks and indexes read with it")]
     pub(crate) async fn get_json_optional<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         self.open_sealed_optional(name).await?.map(|bytes| self.parse_json(name, &bytes)).transpose()
     }

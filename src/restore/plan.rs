@@ -18,7 +18,7 @@ use crate::repository::{Counts, InventoryReader, Lock, Manifest, Repository};
 use crate::snapshot::read_canaries;
 use crate::targets::Target;
 use crate::validate::{Check, Outcome};
-use crate::vectors::{PartInput, PartKey, PartName, ReuseIndex, VectorRow, VectorSetRecord};
+use crate::vectors::{PartName, ReuseIndex, VectorRow, VectorSetRecord};
 use crate::workspace::{Workspace, check_model, chunker};
 
 /// Everything a restore needs, opened and checked.
@@ -329,26 +329,15 @@ impl Prepared {
 
 /// The parts that follow from a snapshot's inventory, in bucket order, as if none were stored.
 pub(crate) async fn parts_of(repository: &Repository, manifest: &Manifest, cancel: &Cancel) -> Result<Vec<PartPlan>> {
-    let bits = manifest.buckets.bits;
     let mut reader = InventoryReader::new(repository, manifest);
     let mut parts = Vec::new();
-    for bucket in 0..1u32 << bits {
+    for bucket in 0..1u32 << manifest.buckets.bits {
         cancel.check()?;
         let rows = reader.bucket(bucket).await?;
-        if rows.iter().all(|r| r.chunks == 0) {
-            continue;
-        }
-        let inputs = rows.iter().map(|r| PartInput {
-            document_id: &r.document_id,
-            text_digest: &r.text_digest,
-            payload_digest: &r.payload_digest,
-            chunk_digest: &r.chunk_digest,
-        });
-        let key = PartKey::new(&manifest.model_fingerprint, &manifest.rules_fingerprint, bits, bucket, inputs);
-        let key = key.named(repository);
+        let Some(name) = PartName::of_bucket(repository, manifest, bucket, &rows) else { continue };
         parts.push(PartPlan {
             bucket,
-            name: PartName { bits, bucket, key },
+            name,
             documents: rows.len() as u64,
             chunks: rows.iter().map(|r| u64::from(r.chunks)).sum(),
             tokens: rows.iter().map(|r| r.tokens).sum(),

@@ -17,7 +17,7 @@ use crate::ids::{ChunkId, Digest};
 use crate::ingest::{ChunkedDocument, IngestTimes, Ingested, ingest};
 use crate::repository::{DocumentRow, InventoryReader, bucket_of, payload_digest};
 use crate::spill::Spill;
-use crate::vectors::{PartInput, PartKey, PartName, VectorRow};
+use crate::vectors::{PartName, VectorRow};
 
 /// The rows of one part, still without vectors.
 pub(super) struct Bucket {
@@ -290,15 +290,8 @@ impl<'a> BucketSource<'a> {
         let manifest = &self.prepared.manifest;
         let mut name = part.name;
         if differs {
-            let inputs = kept.iter().map(|(row, _)| PartInput {
-                document_id: &row.document_id,
-                text_digest: &row.text_digest,
-                payload_digest: &row.payload_digest,
-                chunk_digest: &row.chunk_digest,
-            });
-            let (model, rules) = (&manifest.model_fingerprint, &manifest.rules_fingerprint);
-            let key = PartKey::new(model, rules, name.bits, name.bucket, inputs);
-            name.key = key.named(&self.prepared.repository);
+            let rows = kept.iter().map(|(row, _)| row);
+            name = PartName::of(&self.prepared.repository, manifest, name.bucket, rows);
         }
         let mut bucket = Bucket { name, rows: Vec::new(), moved: HashMap::new() };
         for (row, chunked) in kept {

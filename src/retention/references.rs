@@ -15,7 +15,7 @@ use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
 use crate::repository::{InventoryReader, Manifest, Repository, path};
-use crate::vectors::{PartInput, PartKey, PartName, VectorSetRecord};
+use crate::vectors::{PartName, VectorSetRecord};
 
 /// What a part name depends on besides the documents.
 type Context = (Digest, Digest, u8);
@@ -199,18 +199,7 @@ impl<'a> ReferenceReader<'a> {
             for bucket in first..=last {
                 self.cancel.check()?;
                 let rows = reader.bucket(bucket).await?;
-                if rows.iter().all(|row| row.chunks == 0) {
-                    continue;
-                }
-                let inputs = rows.iter().map(|row| PartInput {
-                    document_id: &row.document_id,
-                    text_digest: &row.text_digest,
-                    payload_digest: &row.payload_digest,
-                    chunk_digest: &row.chunk_digest,
-                });
-                let (model, rules, bits) = context;
-                let key = PartKey::new(&model, &rules, bits, bucket, inputs).named(self.repository);
-                parts.push(PartName { bits, bucket, key });
+                parts.extend(PartName::of_bucket(self.repository, manifest, bucket, &rows));
             }
             all.extend_from_slice(&parts);
             self.parts.insert(key, parts);

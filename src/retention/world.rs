@@ -21,7 +21,7 @@ use crate::repository::{
     Buckets, Captured, CorpusRecord, Counts, DocumentRow, FORMAT_VERSION, InventoryReader, InventoryWriter, LockKind,
     Manifest, ObjectRef, Repository, TargetRecord, bucket_of, path,
 };
-use crate::vectors::{PartInput, PartKey, PartName, PartRef, VectorSetRecord};
+use crate::vectors::{PartName, PartRef, VectorSetRecord};
 
 /// The store's clock is years away from this machine's: whatever looks at the wrong one fails.
 pub(super) const NOW: &str = "2031-05-05T05:05:05Z";
@@ -233,17 +233,7 @@ impl World {
         let mut parts = Vec::new();
         for bucket in 0..1 << BITS {
             let rows = reader.bucket(bucket).await?;
-            if rows.is_empty() {
-                continue;
-            }
-            let inputs = rows.iter().map(|r| PartInput {
-                document_id: &r.document_id,
-                text_digest: &r.text_digest,
-                payload_digest: &r.payload_digest,
-                chunk_digest: &r.chunk_digest,
-            });
-            let key = PartKey::new(&model, &rules, BITS, bucket, inputs);
-            let name = PartName { bits: BITS, bucket, key };
+            let Some(name) = PartName::of_bucket(&self.repository, manifest, bucket, &rows) else { continue };
             let object = format!("{}/{name}", path::parts(path::VECTORS, &model, &rules));
             let bytes = bytes::Bytes::from(format!("vectors of {name}"));
             let stored = self.repository.put_new(&object, bytes.clone()).await;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Digest;
-use crate::repository::Repository;
+use crate::repository::{DocumentRow, Manifest, Repository};
 
 /// What one document contributes to a part's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,17 @@ pub struct PartInput<'a> {
     pub payload_digest: &'a Digest,
     /// Digest over the chunks.
     pub chunk_digest: &'a Digest,
+}
+
+impl<'a> From<&'a DocumentRow> for PartInput<'a> {
+    fn from(row: &'a DocumentRow) -> Self {
+        Self {
+            document_id: &row.document_id,
+            text_digest: &row.text_digest,
+            payload_digest: &row.payload_digest,
+            chunk_digest: &row.chunk_digest,
+        }
+    }
 }
 
 /// The key of a part: blake3 over the bucket, both fingerprints and every document in it.
@@ -84,6 +95,29 @@ impl std::str::FromStr for PartName {
 }
 
 impl PartName {
+    /// The name of the part that holds these documents of a snapshot's bucket; they come sorted by id.
+    pub(crate) fn of<'a>(
+        repository: &Repository,
+        manifest: &Manifest,
+        bucket: u32,
+        rows: impl Iterator<Item = &'a DocumentRow>,
+    ) -> Self {
+        let (model, rules, bits) = (&manifest.model_fingerprint, &manifest.rules_fingerprint, manifest.buckets.bits);
+        let key = PartKey::new(model, rules, bits, bucket, rows.map(PartInput::from)).named(repository);
+        Self { bits, bucket, key }
+    }
+
+    /// The name of the part that follows from all documents of a bucket; `None` where none of them has a chunk, because
+    /// then there is no part.
+    pub(crate) fn of_bucket(
+        repository: &Repository,
+        manifest: &Manifest,
+        bucket: u32,
+        rows: &[DocumentRow],
+    ) -> Option<Self> {
+        rows.iter().any(|row| row.chunks > 0).then(|| Self::of(repository, manifest, bucket, rows.iter()))
+    }
+
     /// Whether a document can lie both in this part and in bucket `bucket` of `bits` bits.
     pub(crate) fn overlaps(&self, bits: u8, bucket: u32) -> bool {
         if self.bits <= bits {
