@@ -288,10 +288,17 @@ impl Manifest {
         Ok(ids)
     }
 
-    /// The newest snapshot is damaged: which is the newest that is not?
-    async fn not_latest(repository: &Repository, ids: &[String], damaged: &str, error: Error) -> Error {
+    /// The newest snapshot is damaged: which is the newest, of the same pipeline, that is not?
+    async fn not_latest(
+        repository: &Repository,
+        ids: &[String],
+        damaged: &str,
+        pipeline: Option<&str>,
+        error: Error,
+    ) -> Error {
         for id in ids.iter().rev().skip_while(|id| *id != damaged).skip(1) {
-            if Self::read(repository, id).await.is_ok() {
+            let ours = |manifest: Self| pipeline.is_none_or(|name| manifest.pipeline == name);
+            if Self::read(repository, id).await.is_ok_and(ours) {
                 return error.with("newest that is readable", id).guidance(
                     "use another snapshot with --snapshot (`regrow list`), or `regrow repair` this one from a replica",
                 );
@@ -309,7 +316,7 @@ impl Manifest {
                 let manifest = match Self::read(repository, id).await {
                     // Nothing older is taken silently in its place.
                     Err(e) if e.kind() == ErrorKind::Damaged => {
-                        return Err(Self::not_latest(repository, &ids, id, e).await);
+                        return Err(Self::not_latest(repository, &ids, id, pipeline, e).await);
                     }
                     // It was forgotten since the listing.
                     Err(e) if e.kind() == ErrorKind::NotFound => continue,

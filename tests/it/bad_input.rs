@@ -375,6 +375,26 @@ fn damaged_objects_of_a_snapshot_are_named() {
 }
 
 #[test]
+fn a_damaged_latest_snapshot_names_the_newest_of_its_pipeline_that_is_readable() {
+    let project = project_or_skip!();
+    three(&project);
+    let snapshot = |name: &str| {
+        let report = project.run(&["snapshot", "--json", "--skip-target", "--set", &format!("name={name}")]).ok();
+        report["snapshot"].as_str().unwrap().to_owned()
+    };
+    // Ids of the same second are in no order.
+    let second = || std::thread::sleep(std::time::Duration::from_millis(1100));
+    let good = snapshot("ours");
+    second();
+    snapshot("theirs");
+    second();
+    let damaged = snapshot("ours");
+    std::fs::write(project.path(&format!(".regrow/repository/snapshots/{damaged}/manifest.json")), "").unwrap();
+    let e = refused(&project, &["plan", "--set", "name=ours"], 1, "damaged");
+    assert_eq!(e.context("newest that is readable"), good);
+}
+
+#[test]
 fn a_truncated_manifest_is_named_and_the_others_stay_usable() {
     let project = project_or_skip!();
     three(&project);

@@ -104,6 +104,45 @@ impl Case {
 /// A rule of the contract.
 pub type Rule = for<'a> fn(&'a Case) -> BoxFuture<'a, ()>;
 
+/// Hands all rules, as `module::name`, to a macro: the one list of them.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_rules {
+    ($each:ident) => {
+        $each! {
+            life::a_collection_lives,
+            life::names_are_taken_once,
+            life::bad_specifications_are_refused,
+            life::a_stale_handle_writes_nothing,
+            life::names_may_be_any_text,
+            life::promotion_switches_all_reads,
+            life::production_is_not_deleted,
+            life::everything_survives_reopening,
+            life::the_server_says_what_it_is,
+            life::promotion_goes_back,
+            life::a_description_makes_the_same_again,
+            life::what_others_made_is_left_alone,
+            life::the_model_is_on_the_collection,
+            writes::writing_twice_is_writing_once,
+            writes::overwriting_replaces_vector_and_payload,
+            writes::bad_points_are_refused_by_id,
+            writes::vectors_come_back_bit_for_bit,
+            writes::payloads_keep_types,
+            writes::huge_payloads_are_kept,
+            writes::concurrent_writes_all_land,
+            writes::writes_after_the_index_are_found,
+            reads::an_empty_collection_can_be_used,
+            reads::missing_ids_are_left_out,
+            reads::scrolling_is_complete,
+            reads::exact_search_is_exact,
+            reads::ties_come_in_id_order,
+            reads::filters_mean_what_they_say,
+            reads::a_tenant_sees_only_its_own,
+            reads::bad_queries_are_refused,
+        }
+    };
+}
+
 macro_rules! rules {
     ($($module:ident::$rule:ident),* $(,)?) => {
         /// All rules by name.
@@ -112,37 +151,7 @@ macro_rules! rules {
     };
 }
 
-rules! {
-    life::a_collection_lives,
-    life::names_are_taken_once,
-    life::bad_specifications_are_refused,
-    life::a_stale_handle_writes_nothing,
-    life::names_may_be_any_text,
-    life::promotion_switches_all_reads,
-    life::production_is_not_deleted,
-    life::everything_survives_reopening,
-    life::the_server_says_what_it_is,
-    life::promotion_goes_back,
-    life::a_description_makes_the_same_again,
-    life::what_others_made_is_left_alone,
-    life::the_model_is_on_the_collection,
-    writes::writing_twice_is_writing_once,
-    writes::overwriting_replaces_vector_and_payload,
-    writes::bad_points_are_refused_by_id,
-    writes::vectors_come_back_bit_for_bit,
-    writes::payloads_keep_types,
-    writes::huge_payloads_are_kept,
-    writes::concurrent_writes_all_land,
-    writes::writes_after_the_index_are_found,
-    reads::an_empty_collection_can_be_used,
-    reads::missing_ids_are_left_out,
-    reads::scrolling_is_complete,
-    reads::exact_search_is_exact,
-    reads::ties_come_in_id_order,
-    reads::filters_mean_what_they_say,
-    reads::a_tenant_sees_only_its_own,
-    reads::bad_queries_are_refused,
-}
+conformance_rules!(rules);
 
 /// Runs every rule, each in a place of its own.
 pub async fn run_all(open: Open) {
