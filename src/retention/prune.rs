@@ -18,6 +18,10 @@
 //! lock was lost in between. Whoever does not know locks (an older regrow) writes objects that are younger than the
 //! grace: they were not marked, or not for long enough.
 //!
+//! A vector set that is recorded is whole, needed or not: records go before their parts, and while a record stays, so do
+//! the parts that it names, however long they are marked (a restore that ends after its snapshot was forgotten writes a
+//! new record over old parts).
+//!
 //! References err to the safe side. A manifest that cannot be read may need anything: then no content, no vectors and
 //! nothing of its folder goes. An error that may pass (the store cannot be reached) ends the run. Objects in folders that
 //! this version does not know are never touched.
@@ -46,7 +50,7 @@ use super::span::span_text;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, refused};
 use crate::event::Events;
-use crate::repository::{Lock, LockKind, Repository};
+use crate::repository::{Lock, LockKind, Repository, path};
 
 /// How a prune is done.
 #[derive(Debug, Clone)]
@@ -165,9 +169,10 @@ struct Run<'a> {
 impl Run<'_> {
     async fn run(&self) -> Result<PruneReport> {
         let mut reader = ReferenceReader::new(self.repository, self.cancel);
-        let references = reader.read().await?;
+        let mut references = reader.read().await?;
         let marks = Marks::newest(self.repository, self.events).await?;
         let now = store_time(self.lock, self.events).await?;
+        self.hold_parts(&reader, &mut references, &marks, now).await?;
         let mut report = self.survey(&references, &marks, now).await?;
         if self.options.dry_run {
             return Ok(report);
@@ -220,6 +225,25 @@ impl Run<'_> {
         since.is_some_and(|since| now.duration_since(since) >= self.options.grace)
     }
 
+    /// Parts are kept as long as the record of their set is not due: a restore that ends after its snapshot was forgotten
+    /// writes a new record over parts that were marked long ago.
+    async fn hold_parts(
+        &self,
+        reader: &ReferenceReader<'_>,
+        references: &mut References,
+        marks: &Marks,
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut records = self.repository.list(path::VECTOR_SETS);
+        while let Some((object, _, modified)) = records.try_next().await? {
+            self.cancel.check()?;
+            if references.removable(&object) && !self.due(marks.since(&object, modified), now) {
+                reader.hold(references, &object).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Counts, and changes nothing: what is due is reported as removed.
     async fn survey(&self, references: &References, marks: &Marks, now: Timestamp) -> Result<PruneReport> {
         let mut report = self.report(references);
@@ -231,7 +255,7 @@ impl Run<'_> {
                 continue;
             }
             let since = marks.since(&object, modified);
-            if self.due(since, now) {
+            if self.due(since, now) && !references.held(&object) {
                 report.removed.add(bytes);
                 if report.examples.len() < EXAMPLES {
                     report.examples.push(object);
@@ -248,7 +272,11 @@ impl Run<'_> {
         if since.is_none() {
             report.marked.add(bytes);
         }
+        // What is due and waits for another object goes with that one.
         let until = since.unwrap_or(now).checked_add(self.options.grace).unwrap_or(Timestamp::MAX);
+        if self.due(since, now) {
+            return;
+        }
         report.next = Some(report.next.map_or(until, |next| next.min(until)));
     }
 
@@ -276,36 +304,47 @@ impl Run<'_> {
         exclusive: &Lock,
         report: &mut PruneReport,
     ) -> Result<()> {
-        let references = reader.read().await?;
+        let mut references = reader.read().await?;
         *report = self.report(&references);
         let mut writer = MarkWriter::new(self.repository);
-        let mut batch = Vec::new();
         let mut refusals = 0;
-        let mut objects = self.repository.list("");
-        loop {
-            let next = objects.try_next().await?;
-            let ended = next.is_none();
-            if let Some((object, bytes, modified)) = next {
-                report.total.add(bytes);
-                if references.removable(&object) {
-                    let since = marks.since(&object, modified);
-                    if self.due(since, now) {
-                        batch.push(Loose { object, bytes, modified, since });
-                    } else {
-                        self.waits(report, bytes, since, now);
-                        writer.push(object, bytes, modified, since).await?;
+        // Records of vector sets go before their parts, and where a record stays, so do the parts.
+        for records in [true, false] {
+            let mut batch = Vec::new();
+            let mut objects = self.repository.list(if records { path::VECTOR_SETS } else { "" });
+            loop {
+                let next = objects.try_next().await?;
+                let ended = next.is_none();
+                if let Some((object, bytes, modified)) = next
+                    && records == object.starts_with(path::VECTOR_SETS)
+                {
+                    report.total.add(bytes);
+                    if references.removable(&object) {
+                        let since = marks.since(&object, modified);
+                        if self.due(since, now) && !references.held(&object) {
+                            batch.push(Loose { object, bytes, modified, since });
+                        } else {
+                            if records {
+                                reader.hold(&mut references, &object).await?;
+                            }
+                            self.waits(report, bytes, since, now);
+                            writer.push(object, bytes, modified, since).await?;
+                        }
                     }
                 }
-            }
-            if batch.len() == BATCH || (ended && !batch.is_empty()) {
-                self.cancel.check()?;
-                exclusive.still_held().await?;
-                for left in self.remove(std::mem::take(&mut batch), report, &mut refusals).await? {
-                    writer.push(left.object, left.bytes, left.modified, left.since).await?;
+                if batch.len() == BATCH || (ended && !batch.is_empty()) {
+                    self.cancel.check()?;
+                    exclusive.still_held().await?;
+                    for left in self.remove(std::mem::take(&mut batch), report, &mut refusals).await? {
+                        if records {
+                            reader.hold(&mut references, &left.object).await?;
+                        }
+                        writer.push(left.object, left.bytes, left.modified, left.since).await?;
+                    }
                 }
-            }
-            if ended {
-                break;
+                if ended {
+                    break;
+                }
             }
         }
         if report.protected.objects > 0 {

@@ -32,6 +32,8 @@ pub(super) struct ReferenceReader<'a> {
 #[derive(Debug, Default)]
 pub(super) struct References {
     needed: HashSet<Name>,
+    /// Parts that nothing needs, of vector sets whose records stay for now.
+    held: HashSet<Name>,
     unreadable_snapshots: BTreeSet<String>,
     unreadable_sets: BTreeSet<String>,
     /// Folders of parts that an unreadable inventory may need.
@@ -42,6 +44,11 @@ pub(super) struct References {
 }
 
 impl References {
+    /// Whether an object waits for another to go first: a vector set that is recorded is whole, needed or not.
+    pub(super) fn held(&self, object: &str) -> bool {
+        self.held.contains(&name_of(object))
+    }
+
     /// Whether an object may go, as far as references say. Everything that is not known here stays.
     pub(super) fn removable(&self, object: &str) -> bool {
         let mut segments = object.split('/');
@@ -72,6 +79,11 @@ impl References {
             _ => false,
         }
     }
+}
+
+/// Id of the vector set that a record's object is for.
+fn id_of(object: &str) -> &str {
+    object.rsplit('/').next().unwrap_or_default().trim_end_matches(".json")
 }
 
 /// Newest vector set under one model and rules.
@@ -138,7 +150,7 @@ impl<'a> ReferenceReader<'a> {
         let mut newest = Newest::new();
         for (name, modified) in records {
             self.cancel.check()?;
-            let id = name.rsplit('/').next().unwrap_or_default().trim_end_matches(".json").to_owned();
+            let id = id_of(&name).to_owned();
             let Some(record) = self.record(references, &id).await? else { continue };
             if sets.contains(&name_of(&id)) || ids.contains(&name_of(&record.snapshot)) {
                 references.need_set(&record);
@@ -150,6 +162,14 @@ impl<'a> ReferenceReader<'a> {
             }
         }
         Ok(newest)
+    }
+
+    /// Keeps the parts of a vector set whose record stays for now, though nothing needs it.
+    pub(super) async fn hold(&self, references: &mut References, object: &str) -> Result<()> {
+        if let Some(record) = self.record(references, id_of(object)).await? {
+            references.held.extend(record.parts.iter().map(|part| name_of(&part.object.path)));
+        }
+        Ok(())
     }
 
     async fn record(&self, references: &mut References, id: &str) -> Result<Option<VectorSetRecord>> {

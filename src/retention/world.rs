@@ -194,30 +194,7 @@ impl World {
         let lock = self.repository.lock(LockKind::Shared, "restore", &Events::silent()).await?;
         let restored = async {
             let manifest = Manifest::read(&self.repository, id).await?;
-            let parts = self.parts(&manifest).await?;
-            let names = parts.iter().map(|p| p.name().unwrap());
-            let record = VectorSetRecord {
-                format: FORMAT_VERSION,
-                id: VectorSetRecord::id(
-                    &self.repository,
-                    &manifest.model_fingerprint,
-                    &manifest.rules_fingerprint,
-                    names,
-                )?,
-                created: Timestamp::now(),
-                snapshot: manifest.id.clone(),
-                model: manifest.model.clone(),
-                model_fingerprint: manifest.model_fingerprint,
-                rules: manifest.rules.clone(),
-                rules_fingerprint: manifest.rules_fingerprint,
-                bits: BITS,
-                rows: parts.len() as u64,
-                parts,
-            };
-            // What was relied on must be there to the end.
-            for part in &record.parts {
-                self.repository.get_checked(&part.object).await?;
-            }
+            let record = self.vector_set(&manifest).await?;
             lock.still_held().await?;
             record.commit(&self.repository).await?;
             Ok(record.id)
@@ -225,6 +202,30 @@ impl World {
         let restored = restored.await;
         lock.release().await;
         restored
+    }
+
+    /// Everything of a vector set but its record's commit.
+    pub(super) async fn vector_set(&self, manifest: &Manifest) -> Result<VectorSetRecord> {
+        let parts = self.parts(manifest).await?;
+        let names = parts.iter().map(|p| p.name().unwrap());
+        let record = VectorSetRecord {
+            format: FORMAT_VERSION,
+            id: VectorSetRecord::id(&self.repository, &manifest.model_fingerprint, &manifest.rules_fingerprint, names)?,
+            created: Timestamp::now(),
+            snapshot: manifest.id.clone(),
+            model: manifest.model.clone(),
+            model_fingerprint: manifest.model_fingerprint,
+            rules: manifest.rules.clone(),
+            rules_fingerprint: manifest.rules_fingerprint,
+            bits: BITS,
+            rows: parts.len() as u64,
+            parts,
+        };
+        // What was relied on must be there to the end.
+        for part in &record.parts {
+            self.repository.get_checked(&part.object).await?;
+        }
+        Ok(record)
     }
 
     async fn parts(&self, manifest: &Manifest) -> Result<Vec<PartRef>> {
