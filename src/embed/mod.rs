@@ -13,6 +13,7 @@ mod weights;
 
 pub use device::Device;
 pub use engine::{Embedded, Engine, Role, place_of};
+pub(crate) use service::retry_after;
 pub use tokens::{Locality, Tokenizer};
 pub use weights::Weights;
 

@@ -308,7 +308,7 @@ impl Client {
 }
 
 /// A wait in seconds. Dates are rare here, and then the own schedule serves.
-fn retry_after(text: &str) -> Option<Duration> {
+pub(crate) fn retry_after(text: &str) -> Option<Duration> {
     text.trim().parse::<f64>().ok().filter(|s| (0.0..1e6).contains(s)).map(Duration::from_secs_f64)
 }
 

@@ -11,6 +11,8 @@ mod contract;
 #[cfg(feature = "edge")]
 pub mod embedded;
 mod filter;
+mod grpc;
+mod http;
 pub mod memory;
 pub mod pgvector;
 mod score;

@@ -1,7 +1,5 @@
 //! The server's HTTP interface, version 2.
 
-use std::time::Duration;
-
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -9,34 +7,17 @@ use url::Url;
 
 use super::ChromaOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::Secret;
+use crate::targets::http::{Access, Http};
 
-/// Most of the server's own words that an error repeats, in characters.
-const WORDS: usize = 500;
-/// Longest wait that a server may ask for before the next try.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Collections in one page of a list.
 const LISTED: usize = 100;
 
 /// A client of one database.
+#[derive(Debug)]
 pub(super) struct Client {
-    http: reqwest::Client,
-    /// Without the slash at its end.
-    url: String,
+    http: Http,
     tenant: String,
     database: String,
-    token: Option<Secret>,
-    timeout: Duration,
-}
-
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client")
-            .field("url", &self.url)
-            .field("tenant", &self.tenant)
-            .field("database", &self.database)
-            .finish_non_exhaustive()
-    }
 }
 
 /// A collection, as the server tells it.
@@ -99,36 +80,17 @@ pub(super) struct Indexing {
 impl Client {
     /// [`ErrorKind::Configuration`] for a URL or certificate that cannot be used.
     pub(super) fn open(options: &ChromaOptions) -> Result<Self> {
-        let wrong = |message: &str| {
-            Error::new(ErrorKind::Configuration, message)
-                .guidance("write the server's address as `url = \"http://HOST:8000\"`; the token goes to `api_key`")
-        };
-        let url = &options.url;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(wrong("the server's URL is not one of HTTP").with("scheme", url.scheme()));
-        }
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err(wrong("the server's URL holds more than an address"));
-        }
-        let setup = |e: reqwest::Error| wrong("the client of the server cannot be set up").because(e);
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(options.timeout.min(Duration::from_secs(10)))
-            // A token in a header of its own would go wherever a redirection leads.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("regrow/", env!("CARGO_PKG_VERSION")));
-        if let Some(pem) = &options.ca {
-            for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(setup)? {
-                builder = builder.add_root_certificate(certificate);
-            }
-        }
-        Ok(Self {
-            http: builder.build().map_err(setup)?,
-            url: url.as_str().trim_end_matches('/').to_owned(),
-            tenant: options.tenant.clone(),
-            database: options.database.clone(),
-            token: options.token.clone(),
+        let (tenant, database) = (options.tenant.clone(), options.database.clone());
+        let token = options.token.as_ref().map(|token| ("x-chroma-token", token.reveal().to_owned()));
+        let http = Http::open(Access {
+            server: "Chroma",
+            url: &options.url,
+            headers: token.into_iter().collect(),
+            ca: options.ca.as_deref(),
             timeout: options.timeout,
-        })
+            context: vec![("tenant", tenant.clone()), ("database", database.clone())],
+        })?;
+        Ok(Self { http, tenant, database })
     }
 
     pub(super) async fn limits(&self) -> Result<Limits> {
@@ -232,31 +194,24 @@ impl Client {
     /// `None` where the server keeps no log of what is not indexed yet.
     pub(super) async fn indexing(&self, id: &str) -> Result<Option<Indexing>> {
         let (url, doing) = (self.collections(&[id, "indexing_status"])?, "asking for the state of the index");
-        match self.send(Method::GET, &url, None, doing).await? {
-            (status, body) if status.is_success() => self.read(&body, doing).map(Some),
+        match self.http.send(Method::GET, &url, None, doing, 1).await? {
+            (status, body) if status.is_success() => self.http.read(&body, doing).map(Some),
             (StatusCode::NOT_FOUND | StatusCode::INTERNAL_SERVER_ERROR | StatusCode::NOT_IMPLEMENTED, _) => Ok(None),
-            (status, body) => Err(self.refused(status, &body, doing)),
+            (status, body) => Err(self.http.refused(status, &body, doing)),
         }
     }
 
     /// Whether this is Chroma's own cloud, whose index is another one.
     pub(super) fn is_cloud(&self) -> bool {
-        Url::parse(&self.url).is_ok_and(|url| url.host_str().is_some_and(|host| host.ends_with("trychroma.com")))
+        Url::parse(self.http.url()).is_ok_and(|url| url.host_str().is_some_and(|host| host.ends_with("trychroma.com")))
     }
 
     fn at(&self, path: &[&str]) -> Result<Url> {
-        let wrong = || Error::new(ErrorKind::Unexpected, "a path of the server's interface cannot be built");
-        let mut url = Url::parse(&self.url).map_err(|e| wrong().because(e))?;
-        url.path_segments_mut().map_err(|()| wrong())?.pop_if_empty().extend(["api", "v2"]).extend(path);
-        Ok(url)
+        self.http.at(&[&["api", "v2"], path].concat())
     }
 
     fn collections(&self, path: &[&str]) -> Result<Url> {
-        let mut url = self.at(&["tenants", &self.tenant, "databases", &self.database, "collections"])?;
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.extend(path);
-        }
-        Ok(url)
+        self.at(&[&["tenants", &self.tenant, "databases", &self.database, "collections"], path].concat())
     }
 
     async fn call<T: DeserializeOwned>(
@@ -266,114 +221,9 @@ impl Client {
         body: Option<&Value>,
         doing: &'static str,
     ) -> Result<T> {
-        let (status, bytes) = self.send(method, url, body, doing).await?;
-        if status.is_success() { self.read(&bytes, doing) } else { Err(self.refused(status, &bytes, doing)) }
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        url: &Url,
-        body: Option<&Value>,
-        doing: &'static str,
-    ) -> Result<(StatusCode, bytes::Bytes)> {
         // A server of one node takes its log into the index before it answers a query.
         let slow = matches!(url.path_segments().and_then(|mut path| path.next_back()), Some("upsert" | "query"));
-        let mut request = self.http.request(method, url.clone()).timeout(self.timeout * if slow { 10 } else { 1 });
-        if let Some(body) = body {
-            let body = serde_json::to_vec(body)
-                .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot write a request").because(e))?;
-            request = request.header("content-type", "application/json").body(body);
-        }
-        if let Some(token) = &self.token {
-            let mut value = reqwest::header::HeaderValue::from_str(token.reveal()).map_err(|_| {
-                Error::new(ErrorKind::Configuration, "the server's token holds characters that no header can carry")
-                    .guidance("check what `target.api_key` refers to")
-            })?;
-            value.set_sensitive(true);
-            request = request.header("x-chroma-token", value);
-        }
-        let response = request.send().await.map_err(|e| self.unanswered(e, doing))?;
-        let status = response.status();
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            // The server's own pace; how often is for the caller.
-            let asked = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
-            tokio::time::sleep(asked.map_or(Duration::ZERO, Duration::from_secs).min(LONGEST_PAUSE)).await;
-        }
-        let bytes = response.bytes().await.map_err(|e| self.unanswered(e, doing))?;
-        Ok((status, bytes))
-    }
-
-    fn read<T: DeserializeOwned>(&self, bytes: &[u8], doing: &'static str) -> Result<T> {
-        // Some calls are answered by nothing at all.
-        let bytes = if bytes.is_empty() { b"null" } else { bytes };
-        serde_json::from_slice(bytes).map_err(|e| {
-            self.failed("the server's answer is not one of Chroma's interface, version 2", doing)
-                .guidance("check that `target.url` is the address of a Chroma server of version 0.6 or later")
-                .because(e)
-        })
-    }
-
-    fn failed(&self, message: impl Into<String>, doing: &'static str) -> Error {
-        Error::new(ErrorKind::Target, message)
-            .with("doing", doing)
-            .with("url", &self.url)
-            .with("tenant", &self.tenant)
-            .with("database", &self.database)
-    }
-
-    fn unanswered(&self, e: reqwest::Error, doing: &'static str) -> Error {
-        let message = if e.is_timeout() {
-            "the server did not answer in time"
-        } else if e.is_connect() {
-            "the server cannot be reached"
-        } else {
-            "the connection to the server broke"
-        };
-        self.failed(message, doing)
-            .guidance(
-                "check `target.url`, that the server runs, and `target.ca_file` where its certificate is your own",
-            )
-            .because(e.without_url())
-            .transient()
-    }
-
-    fn refused(&self, status: StatusCode, body: &[u8], doing: &'static str) -> Error {
-        let said: Value = serde_json::from_slice(body).unwrap_or_default();
-        let said = said["message"].as_str().map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
-        let said: String = said.chars().filter(|c| !c.is_control()).take(WORDS).collect();
-        let error = |kind, message: &str| {
-            Error::new(kind, message)
-                .with("doing", doing)
-                .with("url", &self.url)
-                .with("tenant", &self.tenant)
-                .with("database", &self.database)
-                .with("status", status.as_u16())
-                .with("said", &said)
-        };
-        match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                error(ErrorKind::Denied, "the server refused the credentials, or they may not do this")
-                    .guidance("check what `target.api_key` refers to, and that it may use this tenant and database")
-            }
-            StatusCode::NOT_FOUND => error(ErrorKind::NotFound, "the server does not know what was asked for")
-                .guidance("check `target.url`, the tenant and the database"),
-            StatusCode::CONFLICT => error(ErrorKind::AlreadyExists, "the name is taken"),
-            StatusCode::INSUFFICIENT_STORAGE => error(ErrorKind::StorageFull, "the server has no room left"),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                error(ErrorKind::Target, "the server asks to wait")
-                    .guidance("lower `target.writers`, or raise the server's quota")
-                    .transient()
-            }
-            _ if status.is_redirection() => error(ErrorKind::Configuration, "the server is at another address")
-                .guidance(
-                    "set `target.url` to where it redirects: nothing is sent there by itself, because of the token",
-                ),
-            _ if status.is_server_error() => {
-                error(ErrorKind::Target, "the server failed").guidance("look into the server's log").transient()
-            }
-            _ => error(ErrorKind::Target, "the server refused the request"),
-        }
+        self.http.call_slowly(method, url, body, doing, if slow { 10 } else { 1 }).await
     }
 }
 
