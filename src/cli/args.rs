@@ -138,6 +138,28 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchWhat {
     /// Embedding: texts and tokens per second, and the share of what the processor can multiply
     Embed(BenchEmbedArgs),
+    /// Loading: points per second into the pipeline's target, in a collection that is deleted afterwards, and its index
+    Load(BenchLoadArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchLoadArgs {
+    /// Points that are loaded
+    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    pub(crate) points: usize,
+    /// Dimension of their vectors
+    #[arg(long, default_value_t = 384, value_name = "N")]
+    pub(crate) dimension: usize,
+    /// Rounds; the median counts
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(crate) rounds: usize,
+    /// Do not build the index
+    #[arg(long)]
+    pub(crate) no_index: bool,
+    /// Command that does the same with another client, in turns: it prints a JSON object with `load_seconds` and perhaps
+    /// `index_seconds`; REGROW_BENCH_POINTS, _DIMENSION, _WRITERS and _INDEX say what to load. benches/peers/load.py is one
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) peer: Option<String>,
 }
 
 #[derive(Debug, Args)]

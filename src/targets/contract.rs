@@ -1,5 +1,7 @@
 //! The contract of a target.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::types::*;
@@ -89,6 +91,12 @@ pub trait Target: Send + Sync {
     /// Writes points, replacing those with the same id. A point whose vector has the wrong dimension
     /// or a value that is not finite is refused by id; the others are written.
     async fn write(&self, collection: &OwnedCollection, points: Vec<Point>) -> Result<WriteOutcome>;
+
+    /// As [`write`](Self::write), of points that the caller keeps for another try. A target that only reads them does
+    /// without a copy.
+    async fn write_shared(&self, collection: &OwnedCollection, points: Arc<Vec<Point>>) -> Result<WriteOutcome> {
+        self.write(collection, Arc::unwrap_or_clone(points)).await
+    }
 
     /// Returns once everything written before survives a crash of the process.
     async fn flush(&self, collection: &OwnedCollection) -> Result<()>;

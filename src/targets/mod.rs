@@ -2,6 +2,7 @@
 //!
 //! One folder per database with the same file names in each; one conformance suite for all.
 
+pub mod bench;
 pub(crate) mod checks;
 pub mod chroma;
 #[doc(hidden)]
@@ -13,6 +14,7 @@ pub mod embedded;
 mod filter;
 mod grpc;
 mod http;
+pub(crate) mod load;
 pub mod memory;
 pub mod pgvector;
 mod score;

@@ -465,3 +465,30 @@ fn doctor_looks_at_the_model_that_the_pipeline_asks_for() {
     let bad = project.run(&["doctor", "--json", "--set", "model.source=model"]).failed(2);
     assert_eq!(outcome(&bad, "model"), "fail", "{bad}");
 }
+
+/// The pipeline's own target, in turns with another command; nothing is left of it.
+#[test]
+fn a_load_is_measured_beside_another_client() {
+    let project = project_or_skip!();
+    restored(&project);
+    let before = project.run(&["list", "--json"]).ok();
+    let collections = project.names(".regrow/database/collections");
+    let says = r#"sh -c 'echo starting; echo "{\"load_seconds\": 1000000, \"index_seconds\": $REGROW_BENCH_POINTS}"'"#;
+    let small = ["bench", "load", "--points", "600", "--dimension", "8", "--rounds", "2"];
+    let report = project.run(&[&small[..], &["--peer", says, "--json"]].concat()).ok();
+    let rounds = report["load"].as_array().unwrap();
+    assert_eq!(rounds.len(), 2);
+    for round in rounds {
+        assert_eq!((&round["regrow"]["points"], &round["regrow"]["target"]), (&600.into(), &"embedded".into()));
+        has(&round["regrow"], &["server", "bytes", "writers", "batch_points", "load_seconds", "index_seconds"]);
+        assert_eq!((&round["peer"]["load_seconds"], &round["peer"]["index_seconds"]), (&1e6.into(), &600.0.into()));
+    }
+    assert!(report["ratios"]["load"].as_f64().unwrap() > 100.0);
+    assert!(report["ratios"]["index"].is_f64());
+    assert!(project.run(&[&small[..], &["--json"]].concat()).ok()["ratios"].is_null());
+    for bad in ["exit 1", "echo nothing", "true"] {
+        refused(&project, &[&small[..], &["--peer", bad]].concat(), 2, "configuration");
+    }
+    assert_eq!(project.names(".regrow/database/collections"), collections);
+    assert_eq!(project.run(&["list", "--json"]).ok(), before);
+}

@@ -1,7 +1,8 @@
 //! Chroma, local or in its cloud, by its HTTP interface of version 2.
 //!
 //! - **Load.** Upserts in columns with vectors as base64, by bytes and within the server's own limit. Records that are
-//!   there already are not written again; those with other fields are removed first, because Chroma's upsert merges. A batch that the server refuses is
+//!   there already are not written again; those with other fields are removed first, because Chroma's upsert merges. In a collection that this
+//!   process made only what it may have written itself is looked up. A batch that the server refuses is
 //!   halved until the record at fault is alone, and that one is reported.
 //! - **Index.** Chroma builds it while it writes; [`Target::start_index`] makes it catch up with its log.
 //! - **Payload.** Metadata is flat: see `payload`. Everything comes back as it was.
@@ -20,6 +21,7 @@ mod payload;
 mod promote;
 mod reads;
 mod write;
+mod written;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +35,7 @@ use uuid::Uuid;
 
 use self::client::{Client, Limits, Remote, absent};
 use self::reads::{Buckets, Filtered, Include};
+use self::written::Written;
 use super::connect::Connection;
 use super::contract::{OwnedCollection, Target};
 use super::types::*;
@@ -43,8 +46,8 @@ use crate::model::Metric;
 use crate::pipeline::TargetSettings;
 use crate::secret::Secret;
 
-/// Points in one write where the server allows it.
-const BATCH: usize = 500;
+/// Points in one write where the server allows it: its time per point falls up to about here.
+const BATCH: usize = 2000;
 /// Versions before 1 that have the interface's version 2.
 const OLD_ENOUGH: [&str; 4] = ["0.6.", "0.7.", "0.8.", "0.9."];
 /// Chroma takes names of up to 512; its cloud up to 128.
@@ -83,7 +86,8 @@ impl ChromaOptions {
             ca: None,
             timeout: Duration::from_secs(60),
             batch_bytes: 8 << 20,
-            writers: 4,
+            // The server takes one write at a time into its log; a second is read meanwhile.
+            writers: 2,
         }
     }
 }
@@ -117,6 +121,8 @@ struct Known {
     id: String,
     dimension: usize,
     metric: Metric,
+    /// What was written since this process made it; absent where it did not.
+    written: Option<Arc<Written>>,
 }
 
 impl ChromaTarget {
@@ -221,7 +227,8 @@ impl ChromaTarget {
             return Ok(known.clone());
         }
         let remote = self.owned(held).await?;
-        let known = Known { dimension: remote.dimension()?, metric: remote.distance()?.1, id: remote.id };
+        let known =
+            Known { dimension: remote.dimension()?, metric: remote.distance()?.1, id: remote.id, written: None };
         lock().insert(instance, known.clone());
         Ok(known)
     }
@@ -305,7 +312,13 @@ impl Target for ChromaTarget {
         }
         match self.client().create(&collection::creation(spec, self.client().is_cloud())?).await {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(checks::taken(&spec.name, "a collection").because(e)),
-            other => other.map(|_| OwnedCollection::attest(spec.name.clone(), spec.marker.clone())),
+            other => {
+                let written = Some(Arc::new(Written::default()));
+                let known = Known { id: other?.id, dimension: spec.dimension, metric: spec.metric, written };
+                let mut all = self.inner.known.lock().unwrap_or_else(PoisonError::into_inner);
+                all.insert((spec.name.clone(), spec.marker.instance), known);
+                Ok(OwnedCollection::attest(spec.name.clone(), spec.marker.clone()))
+            }
         }
     }
 

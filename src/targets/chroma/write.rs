@@ -87,7 +87,14 @@ async fn upsert(
     base64: bool,
     refused: &mut Vec<(ChunkId, String)>,
 ) -> Result<()> {
-    let there = there(target, known, records).await?;
+    let there = match &known.written {
+        Some(written) => {
+            let again: Vec<&Record> = records.iter().filter(|r| written.may_hold(&r.id)).collect();
+            written.note(records.iter().map(|r| r.id));
+            there(target, known, &again).await?
+        }
+        None => there(target, known, &records.iter().collect::<Vec<_>>()).await?,
+    };
     let new: Vec<&Record> = records.iter().filter(|r| there.get(&r.id) != Some(&State::Same)).collect();
     let stale: Vec<String> =
         new.iter().filter(|r| there.get(&r.id) == Some(&State::Stale)).map(|r| r.id.to_string()).collect();
@@ -129,13 +136,16 @@ enum State {
     Stale,
 }
 
-async fn there(target: &ChromaTarget, known: &Known, records: &[Record]) -> Result<HashMap<ChunkId, State>> {
+async fn there(target: &ChromaTarget, known: &Known, records: &[&Record]) -> Result<HashMap<ChunkId, State>> {
+    if records.is_empty() {
+        return Ok(HashMap::new());
+    }
     let texts: Vec<String> = records.iter().map(|r| r.id.to_string()).collect();
     // Without vectors first: most often nothing is there, and a new collection has no index to read them from.
     let found = target.client().get(&known.id, &json!({"ids": texts, "include": ["metadatas", "documents"]})).await?;
     let mut metadatas = found.metadatas.unwrap_or_default().into_iter();
     let mut documents = found.documents.unwrap_or_default().into_iter();
-    let new: HashMap<&str, &Record> = texts.iter().map(String::as_str).zip(records).collect();
+    let new: HashMap<&str, &Record> = texts.iter().map(String::as_str).zip(records.iter().copied()).collect();
     let (mut states, mut alike) = (HashMap::with_capacity(found.ids.len()), Vec::new());
     for id in found.ids {
         let (metadata, document) = (metadatas.next().flatten().unwrap_or_default(), documents.next().flatten());

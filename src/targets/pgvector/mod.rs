@@ -23,12 +23,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::SinkExt;
+use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 
 use self::client::{Extension, Lease, Pool, wrong};
 use self::collection::{Entry, Note, catalog, find};
 use self::index::Job;
-use self::sql::quoted;
+use self::points::Batch;
+use self::sql::{literal, quoted};
 use super::connect::Connection;
 use super::contract::{OwnedCollection, Target};
 use super::types::*;
@@ -37,7 +39,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
 use crate::ids::ChunkId;
 use crate::model::Metric;
-use crate::pipeline::{PgvectorIndex, PgvectorSwitch, PgvectorType, TargetSettings};
+use crate::pipeline::{PgvectorIndex, PgvectorSwitch, TargetSettings};
 
 /// Longest identifier of PostgreSQL.
 const MAX_NAME_BYTES: usize = 63;
@@ -52,6 +54,8 @@ pub struct PgvectorTarget {
     events: Events,
     /// Builds of this process, by instance.
     jobs: Mutex<HashMap<uuid::Uuid, Job>>,
+    /// Tables that were written to, by instance: each write checks in its own transaction that they are the same still.
+    written: Mutex<HashMap<uuid::Uuid, Entry>>,
 }
 
 impl PgvectorTarget {
@@ -60,10 +64,11 @@ impl PgvectorTarget {
         let schema = own.schema.unwrap_or_else(|| "public".to_owned());
         Ok(Self {
             pool: Arc::new(Pool::new(connection, schema)?),
-            writers: connection.writers.unwrap_or(4),
+            writers: connection.writers.unwrap_or(6),
             switch: own.switch.unwrap_or_default(),
             events,
             jobs: Mutex::default(),
+            written: Mutex::default(),
         })
     }
 
@@ -100,25 +105,47 @@ impl PgvectorTarget {
         }
     }
 
-    /// Begins a transaction in which the collection is the one that is held.
-    async fn begin(&self, client: &Lease<'_>, entry: &Entry) -> Result<()> {
-        let relation = entry.relation(&self.pool.schema);
-        let doing = |e| wrong("writing points", e);
-        client.batch_execute(&format!("BEGIN; LOCK TABLE {relation} IN ROW EXCLUSIVE MODE")).await.map_err(doing)?;
-        let row = client
-            .query_opt(
-                "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE n.nspname = $1 AND c.relname = $2 AND c.oid::int8 = $3",
-                &[&self.pool.schema, &entry.table, &entry.oid],
-            )
-            .await
-            .map_err(doing)?;
-        match row {
-            Some(_) => Ok(()),
-            None => Err(Error::new(ErrorKind::Target, "the table was made anew by someone else in the meantime")
-                .with("collection", entry.name())
-                .guidance("run the command again: it starts from the collection that is there now")),
+    /// The collection's table as the last write found it, or as it is now.
+    async fn known(&self, held: &OwnedCollection, now: bool) -> Result<Entry> {
+        let instance = held.marker().instance;
+        let lock = || self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(&instance).filter(|_| !now).cloned();
+        if let Some(entry) = known {
+            return Ok(entry);
         }
+        let client = self.pool.lease().await?;
+        let entry = self.owned(&client, held).await?;
+        client.done();
+        lock().insert(instance, entry.clone());
+        Ok(entry)
+    }
+
+    /// Begins a transaction in which the table is the one that is meant, with its marker; false, and no transaction, when
+    /// it is not.
+    async fn begin(&self, client: &Lease<'_>, entry: &Entry) -> Result<bool> {
+        let doing = |e| wrong("writing points", e);
+        let instance = entry.note.as_ref().map(|note| note.marker.instance.to_string()).unwrap_or_default();
+        // One round trip, so in literals.
+        let statements = format!(
+            "BEGIN; LOCK TABLE {} IN ROW EXCLUSIVE MODE; \
+             SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {} AND c.relname = {} AND c.oid::int8 = {} \
+             AND position({} IN obj_description(c.oid, 'pg_class')) > 0",
+            entry.relation(&self.pool.schema),
+            literal(&self.pool.schema),
+            literal(&entry.table),
+            entry.oid,
+            literal(&instance),
+        );
+        let same = match client.simple_query(&statements).await {
+            Ok(messages) => messages.iter().any(|m| matches!(m, SimpleQueryMessage::Row(_))),
+            Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => false,
+            Err(e) => return Err(doing(e)),
+        };
+        if !same {
+            client.batch_execute("ROLLBACK").await.map_err(doing)?;
+        }
+        Ok(same)
     }
 
     /// Writes points of which some are there already.
@@ -126,7 +153,9 @@ impl PgvectorTarget {
         let relation = entry.relation(&self.pool.schema);
         let columns = points::COLUMNS;
         let doing = |e| wrong("replacing points", e);
-        self.begin(client, entry).await?;
+        if !self.begin(client, entry).await? {
+            return Err(made_anew(entry));
+        }
         let stage = format!("CREATE TEMPORARY TABLE regrow_stage (LIKE {relation}) ON COMMIT DROP");
         client.batch_execute(&stage).await.map_err(doing)?;
         Self::copy(client, "pg_temp.regrow_stage", rows).await?;
@@ -208,6 +237,12 @@ impl PgvectorTarget {
     }
 }
 
+fn made_anew(entry: &Entry) -> Error {
+    Error::new(ErrorKind::Target, "the table was made anew by someone else in the meantime")
+        .with("collection", entry.name())
+        .guidance("run the command again: it starts from the collection that is there now")
+}
+
 #[async_trait]
 impl Target for PgvectorTarget {
     fn kind(&self) -> &'static str {
@@ -219,7 +254,7 @@ impl Target for PgvectorTarget {
             rename: true,
             exclusive: false,
             max_batch_points: 4096,
-            max_batch_bytes: 8 << 20,
+            max_batch_bytes: 4 << 20,
             write_concurrency: self.writers,
             tenants: vec![TenantKeeping::Payload, TenantKeeping::Partition],
             names: Names { max_bytes: MAX_NAME_BYTES, characters: Characters::Any },
@@ -350,48 +385,28 @@ impl Target for PgvectorTarget {
     }
 
     async fn write(&self, collection: &OwnedCollection, points: Vec<Point>) -> Result<WriteOutcome> {
-        let client = self.pool.lease().await?;
-        let entry = self.owned(&client, collection).await?;
-        let (good, mut refused) = checks::sort_out(points, entry.dimension);
-        let total = good.len();
-        // The last of an id counts; in order, so that two that write the same do not wait for one another.
-        let mut distinct: BTreeMap<ChunkId, Point> = good.into_iter().map(|point| (point.id, point)).collect();
-        let before = distinct.len();
-        if entry.vector_type == PgvectorType::Halfvec {
-            distinct.retain(|id, point| {
-                let large = point.vector.iter().position(|v| !half::f16::from_f32(*v).is_finite());
-                if let Some(n) = large {
-                    refused.push((
-                        *id,
-                        format!("value {n} of the vector is {}, more than halfvec holds", point.vector[n]),
-                    ));
-                }
-                large.is_none()
-            });
-        }
-        let written = total - (before - distinct.len());
-        if distinct.is_empty() {
-            client.done();
-            return Ok(WriteOutcome { written, refused });
-        }
-        let ids: Vec<String> = match entry.partitioned {
-            true => distinct.keys().map(ToString::to_string).collect(),
-            false => Vec::new(),
-        };
-        let kind = entry.vector_type;
+        self.write_shared(collection, Arc::new(points)).await
+    }
+
+    async fn write_shared(&self, collection: &OwnedCollection, points: Arc<Vec<Point>>) -> Result<WriteOutcome> {
+        let mut entry = self.known(collection, false).await?;
+        let (dimension, kind, partitioned) = (entry.dimension, entry.vector_type, entry.partitioned);
         // Numbers to text and floats to bytes take a while: on a thread of their own.
-        let rows = tokio::task::spawn_blocking(move || {
-            let mut out = points::head();
-            for point in distinct.values() {
-                points::row(point, kind, &mut out)?;
-            }
-            Ok::<_, Error>(out.freeze())
-        })
-        .await??;
+        let batch = tokio::task::spawn_blocking(move || Batch::of(&points, dimension, kind, partitioned)).await??;
+        let Batch { rows, ids, written, refused } = batch;
+        let Some(rows) = rows else { return Ok(WriteOutcome { written, refused }) };
+        // Only now, so that no connection is idle meanwhile.
+        let client = self.pool.lease().await?;
         let there = entry.partitioned && self.any_there(&client, &entry, &ids).await?;
         let mut copied = false;
         if !there {
-            self.begin(&client, &entry).await?;
+            if !self.begin(&client, &entry).await? {
+                // Renamed, or gone: then this says so.
+                entry = self.known(collection, true).await?;
+                if !self.begin(&client, &entry).await? {
+                    return Err(made_anew(&entry));
+                }
+            }
             copied = Self::copy(&client, &entry.relation(&self.pool.schema), &rows).await?;
             let end = if copied { "COMMIT" } else { "ROLLBACK" };
             client.batch_execute(end).await.map_err(|e| wrong("writing points", e))?;

@@ -1,5 +1,7 @@
 //! Points as rows: PostgreSQL's binary formats, by hand.
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
@@ -9,6 +11,8 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ChunkId;
 use crate::pipeline::PgvectorType;
+use crate::targets::checks;
+use crate::targets::load::point_bytes;
 use crate::targets::types::{Point, field};
 
 /// The columns, in the order of a row.
@@ -52,10 +56,24 @@ impl ToSql for Encoded {
 pub(super) fn vector(values: &[f32], kind: PgvectorType, out: &mut impl BufMut) {
     out.put_i16(i16::try_from(values.len()).unwrap_or(i16::MAX));
     out.put_i16(0);
-    for value in values {
-        match kind {
-            PgvectorType::Vector => out.put_f32(*value),
-            PgvectorType::Halfvec => out.put_u16(half::f16::from_f32(*value).to_bits()),
+    // A few at a time through a buffer: a call per value is most of the work.
+    let mut buffer = [0; 256];
+    match kind {
+        PgvectorType::Vector => {
+            for some in values.chunks(64) {
+                for (bytes, value) in buffer.chunks_exact_mut(4).zip(some) {
+                    bytes.copy_from_slice(&value.to_be_bytes());
+                }
+                out.put_slice(&buffer[..4 * some.len()]);
+            }
+        }
+        PgvectorType::Halfvec => {
+            for some in values.chunks(128) {
+                for (bytes, value) in buffer.chunks_exact_mut(2).zip(some) {
+                    bytes.copy_from_slice(&half::f16::from_f32(*value).to_be_bytes());
+                }
+                out.put_slice(&buffer[..2 * some.len()]);
+            }
         }
     }
 }
@@ -101,9 +119,59 @@ fn without_zeros(value: &Value) -> Value {
     }
 }
 
-/// The beginning of a COPY in binary format: signature, flags, no extension.
-pub(super) fn head() -> BytesMut {
-    let mut out = BytesMut::new();
+/// Points as a COPY.
+pub(super) struct Batch {
+    /// The whole COPY but its tail; none where there is no row.
+    pub(super) rows: Option<Bytes>,
+    /// Ids of the rows as text, where they were asked for.
+    pub(super) ids: Vec<String>,
+    /// Points that are written with it; of several with one id the last counts.
+    pub(super) written: usize,
+    /// Points that cannot be written, and why.
+    pub(super) refused: Vec<(ChunkId, String)>,
+}
+
+impl Batch {
+    pub(super) fn of(points: &[Point], dimension: usize, kind: PgvectorType, with_ids: bool) -> Result<Self> {
+        let mut batch = Self { rows: None, ids: Vec::new(), written: 0, refused: Vec::new() };
+        // In order, so that two that write the same do not wait for one another.
+        let mut distinct: BTreeMap<ChunkId, &Point> = BTreeMap::new();
+        for point in points {
+            match checks::refusal(point, dimension).or_else(|| too_large(point, kind)) {
+                Some(reason) => batch.refused.push((point.id, reason)),
+                None => {
+                    batch.written += 1;
+                    distinct.insert(point.id, point);
+                }
+            }
+        }
+        if distinct.is_empty() {
+            return Ok(batch);
+        }
+        let mut out = head(distinct.values().copied());
+        for point in distinct.values() {
+            row(point, kind, &mut out)?;
+        }
+        batch.rows = Some(out.freeze());
+        if with_ids {
+            batch.ids = distinct.keys().map(ToString::to_string).collect();
+        }
+        Ok(batch)
+    }
+}
+
+/// Why a vector does not fit into its type, if it does not.
+fn too_large(point: &Point, kind: PgvectorType) -> Option<String> {
+    let large = match kind {
+        PgvectorType::Vector => None,
+        PgvectorType::Halfvec => point.vector.iter().position(|v| !half::f16::from_f32(*v).is_finite()),
+    }?;
+    Some(format!("value {large} of the vector is {}, more than halfvec holds", point.vector[large]))
+}
+
+/// The beginning of a COPY in binary format (signature, flags, no extension), with room for these points.
+fn head<'a>(points: impl Iterator<Item = &'a Point>) -> BytesMut {
+    let mut out = BytesMut::with_capacity(64 + points.map(|point| 64 + point_bytes(point)).sum::<usize>());
     out.put_slice(b"PGCOPY\n\xff\r\n\0");
     out.put_i32(0);
     out.put_i32(0);
@@ -124,7 +192,7 @@ fn put(out: &mut BytesMut, value: impl FnOnce(&mut BytesMut)) {
 }
 
 /// One row of a COPY.
-pub(super) fn row(point: &Point, kind: PgvectorType, out: &mut BytesMut) -> Result<()> {
+fn row(point: &Point, kind: PgvectorType, out: &mut BytesMut) -> Result<()> {
     let exact = point.payload.iter().any(|(key, value)| key.contains('\0') || changes(value));
     let text = serde_json::to_string(&point.payload)
         .map_err(|e| Error::new(ErrorKind::Unexpected, "cannot write a payload as JSON").because(e))?;

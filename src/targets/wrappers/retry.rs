@@ -209,12 +209,19 @@ impl Target for Retry {
     }
 
     async fn write(&self, collection: &OwnedCollection, points: Vec<Point>) -> Result<WriteOutcome> {
-        let points = Arc::new(points);
-        self.run("write", |_| {
-            let (collection, points) = (collection.clone(), points.clone());
-            Box::pin(async move { self.inner.write(&collection, points.to_vec()).await })
-        })
-        .await
+        self.write_shared(collection, Arc::new(points)).await
+    }
+
+    async fn write_shared(&self, collection: &OwnedCollection, points: Arc<Vec<Point>>) -> Result<WriteOutcome> {
+        let outcome = self
+            .run("write", |_| {
+                let (collection, points) = (collection.clone(), points.clone());
+                Box::pin(async move { self.inner.write_shared(&collection, points).await })
+            })
+            .await;
+        // Thousands of small texts are freed beside the next writes.
+        drop(tokio::task::spawn_blocking(move || drop(points)));
+        outcome
     }
 
     async fn flush(&self, collection: &OwnedCollection) -> Result<()> {

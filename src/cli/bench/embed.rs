@@ -1,4 +1,4 @@
-//! `regrow bench`.
+//! `regrow bench embed`.
 
 use std::path::Path;
 
@@ -8,24 +8,23 @@ use regrow::model::{Dtype, ModelCard, ModelFiles};
 use regrow::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::args::{BenchArgs, BenchEmbedArgs, BenchWhat};
-use super::format;
-use super::printer::Printer;
-use super::settings::Settings;
+use super::super::args::BenchEmbedArgs;
+use super::super::format;
+use super::super::printer::Printer;
+use super::super::settings::Settings;
 
 /// Prose to measure with: what this project says of itself.
 const PROSE: &str = concat!(
-    include_str!("../../README.md"),
-    include_str!("../../ARCHITECTURE.md"),
-    include_str!("../../CONTRIBUTING.md"),
-    include_str!("../../docs/format.md"),
+    include_str!("../../../README.md"),
+    include_str!("../../../ARCHITECTURE.md"),
+    include_str!("../../../CONTRIBUTING.md"),
+    include_str!("../../../docs/format.md"),
 );
 
 /// Lengths that are measured when none are named: short, middle and long texts.
 const LENGTHS: [usize; 3] = [32, 120, 512];
 
-pub(crate) async fn run(settings: &Settings, printer: &Printer, args: BenchArgs) -> Result<u8> {
-    let BenchWhat::Embed(args) = args.what;
+pub(crate) async fn run(settings: &Settings, printer: &Printer, args: BenchEmbedArgs) -> Result<u8> {
     let card = ModelCard::find(&args.model)?;
     let files = settings.models().get(&card, args.source.as_deref(), &settings.events).await?;
     settings.end_progress();
