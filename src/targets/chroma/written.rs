@@ -22,9 +22,10 @@ struct Block {
     ids: usize,
 }
 
-/// Places of an id's bits. An id is a digest: its halves are as good as two hashes.
+/// Places of an id's bits. An id is a digest: its halves are as good as two hashes, but for the version in the first one's last 16 bits.
 fn places(id: &ChunkId) -> impl Iterator<Item = usize> {
     let (high, low) = id.0.as_u64_pair();
+    let high = high >> 16;
     (0..PROBES).map(move |n| (high.wrapping_add(n.wrapping_mul(low | 1)) % (IDS * BITS) as u64) as usize)
 }
 

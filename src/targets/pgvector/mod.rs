@@ -54,8 +54,8 @@ pub struct PgvectorTarget {
     events: Events,
     /// Builds of this process, by instance.
     jobs: Mutex<HashMap<uuid::Uuid, Job>>,
-    /// Tables that were written to, by instance: each write checks in its own transaction that they are the same still.
-    written: Mutex<HashMap<uuid::Uuid, Entry>>,
+    /// Tables that were written to, by name and instance: each write checks in its own transaction that they are the same still.
+    written: Mutex<HashMap<(String, uuid::Uuid), Entry>>,
 }
 
 impl PgvectorTarget {
@@ -107,7 +107,7 @@ impl PgvectorTarget {
 
     /// The collection's table as the last write found it, or as it is now.
     async fn known(&self, held: &OwnedCollection, now: bool) -> Result<Entry> {
-        let instance = held.marker().instance;
+        let instance = (held.name().to_owned(), held.marker().instance);
         let lock = || self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock().get(&instance).filter(|_| !now).cloned();
         if let Some(entry) = known {
