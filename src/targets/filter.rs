@@ -79,7 +79,6 @@ pub(crate) fn check(filter: &Filter) -> Result<Vec<Checked>> {
 }
 
 /// True when no payload can pass.
-#[cfg(feature = "edge")]
 pub(crate) fn matches_nothing(filter: &[Checked]) -> bool {
     filter.iter().any(|c| match c {
         Checked::AnyOf { values, .. } => values.is_empty(),

@@ -17,6 +17,7 @@ mod http;
 pub(crate) mod load;
 pub mod memory;
 pub mod pgvector;
+pub mod qdrant;
 mod score;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,7 @@ fn open_server(
             Ok(wrap(Arc::new(pgvector::PgvectorTarget::new(&connection, settings, events.clone())?)))
         }
         TargetKind::Chroma => Ok(wrap(Arc::new(chroma::ChromaTarget::connect(connection, settings)?))),
+        TargetKind::Qdrant => Ok(wrap(Arc::new(qdrant::QdrantTarget::connect(connection, settings)?))),
         // Each target has its line here, as its folder arrives.
         kind => Err(crate::Error::new(crate::ErrorKind::Configuration, "this regrow was built without this target")
             .with("target", kind.name())

@@ -15,6 +15,8 @@ mod incremental;
 mod interrupt;
 mod pgvector;
 mod pipelines;
+#[cfg(feature = "edge")]
+mod qdrant;
 mod random_ops;
 mod records;
 mod replicas;
