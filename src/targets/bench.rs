@@ -8,13 +8,14 @@ use serde_json::{Map, Value, json};
 use super::load::{self, Pace, point_bytes};
 use super::{
     CollectionSpec, CollectionState, Filter, Marker, OwnedCollection, Point, Purpose, ScrollPage, ServerInfo, Target,
+    field,
 };
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Events, Stage};
 use crate::ids::{ChunkId, Digest, timed_id};
 use crate::model::Metric;
-use crate::pipeline::TargetSettings;
+use crate::pipeline::{FieldType, TargetSettings};
 
 /// What is loaded.
 #[derive(Debug, Clone)]
@@ -157,6 +158,11 @@ impl LoadSet {
             state: CollectionState::Loading,
             created: now,
         };
+        // As every restore has them.
+        let mut payload_indexes = settings.payload_indexes.clone();
+        for name in [field::DOCUMENT_ID, field::TENANT, field::ACL] {
+            payload_indexes.insert(name.to_owned(), FieldType::Keyword);
+        }
         let dot = target.capabilities().metrics.contains(&Metric::Dot);
         CollectionSpec {
             name: target.capabilities().names.fit(&format!("load{}", marker.instance.as_fields().0)),
@@ -164,7 +170,7 @@ impl LoadSet {
             // Dot needs no vectors of length 1, which these are not.
             metric: if dot { Metric::Dot } else { Metric::Cosine },
             index: settings.index.clone(),
-            payload_indexes: settings.payload_indexes.clone(),
+            payload_indexes,
             own: settings.own(),
             roles: Vec::new(),
             marker,

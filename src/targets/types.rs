@@ -139,6 +139,9 @@ pub enum Characters {
         /// A digit can come first.
         digit_first: bool,
     },
+    /// ASCII letters, digits and `_`, the first a lower-case letter: the target itself writes it in upper case, so that
+    /// names that differ only there are one name.
+    Capitalized,
 }
 
 impl Names {
@@ -149,6 +152,7 @@ impl Names {
             Characters::Words { also, upper, .. } => {
                 c.is_ascii_lowercase() || c.is_ascii_digit() || (upper && c.is_ascii_uppercase()) || also.contains(c)
             }
+            Characters::Capitalized => c.is_ascii_alphanumeric() || c == '_',
         };
         let ends = match self.characters {
             Characters::Any => true,
@@ -156,6 +160,7 @@ impl Names {
                 name.starts_with(|c: char| c.is_ascii_alphabetic() || (digit_first && c.is_ascii_digit()))
                     && name.ends_with(|c: char| c.is_ascii_alphanumeric())
             }
+            Characters::Capitalized => name.starts_with(|c: char| c.is_ascii_lowercase()),
         };
         !name.is_empty() && name.len() <= self.max_bytes && name.chars().all(fits) && ends
     }
@@ -177,6 +182,15 @@ impl Names {
                 }
                 if !out.ends_with(|c: char| c.is_ascii_alphanumeric()) {
                     out.push('0');
+                }
+                out
+            }
+            Characters::Capitalized => {
+                let mut out: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+                if out.starts_with(|c: char| c.is_ascii_alphabetic()) {
+                    out[..1].make_ascii_lowercase();
+                } else {
+                    out.insert(0, 'c');
                 }
                 out
             }

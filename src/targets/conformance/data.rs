@@ -138,6 +138,9 @@ pub(super) async fn write_range(
         let outcome = target.write(owned, points).await.unwrap();
         assert_eq!(outcome, WriteOutcome { written: batch.len(), refused: Vec::new() });
     }
+    if target.capabilities().consistency == Consistency::AfterFlush {
+        target.flush(owned).await.unwrap();
+    }
 }
 
 /// All points by scrolling, with pages of this size.

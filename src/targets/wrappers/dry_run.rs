@@ -193,6 +193,10 @@ impl Target for DryRun {
         Ok(outcome)
     }
 
+    async fn write_shared(&self, collection: &OwnedCollection, points: Arc<Vec<Point>>) -> Result<WriteOutcome> {
+        self.write(collection, Arc::unwrap_or_clone(points)).await
+    }
+
     async fn flush(&self, collection: &OwnedCollection) -> Result<()> {
         self.dimension(collection).await.map(|_| ())
     }

@@ -86,6 +86,11 @@ impl Target for Limit {
         self.inner.write(collection, points).await
     }
 
+    async fn write_shared(&self, collection: &OwnedCollection, points: Arc<Vec<Point>>) -> Result<WriteOutcome> {
+        let _place = self.place().await?;
+        self.inner.write_shared(collection, points).await
+    }
+
     async fn flush(&self, collection: &OwnedCollection) -> Result<()> {
         let _place = self.place().await?;
         self.inner.flush(collection).await

@@ -119,6 +119,12 @@ impl Target for Unreliable {
         self.call("write", arguments, self.inner.write(collection, points)).await
     }
 
+    async fn write_shared(&self, collection: &OwnedCollection, points: Arc<Vec<Point>>) -> Result<WriteOutcome> {
+        let first = points.first().map(|p| p.id);
+        let arguments = format!("{} {first:?} {}", of(collection), points.len());
+        self.call("write", arguments, self.inner.write_shared(collection, points)).await
+    }
+
     async fn flush(&self, collection: &OwnedCollection) -> Result<()> {
         self.call("flush", of(collection), self.inner.flush(collection)).await
     }

@@ -69,7 +69,6 @@ fn engine(info: &q::CollectionInfo) -> Result<(EdgeConfig, u64), Status> {
         on_disk: hnsw.on_disk,
         payload_m: hnsw.payload_m.map(|n| usize::try_from(n).unwrap()),
         inline_storage: hnsw.inline_storage,
-        ..HnswIndexConfig::default()
     };
     let optimizers = EdgeOptimizersConfig {
         default_segment_number: Some(2),
@@ -150,13 +149,13 @@ fn made(double: &Double, request: &q::CreateCollection) -> Result<q::CollectionI
         collection_name: request.collection_name.clone(),
         hnsw_config: request.hnsw_config,
         wal_config: request.wal_config,
-        optimizers_config: request.optimizers_config.clone(),
+        optimizers_config: request.optimizers_config,
         shard_number: request.shard_number,
         on_disk_payload: request.on_disk_payload,
         vectors_config: request.vectors_config.clone(),
         replication_factor: request.replication_factor,
         write_consistency_factor: request.write_consistency_factor,
-        quantization_config: request.quantization_config.clone(),
+        quantization_config: request.quantization_config,
         metadata: request.metadata.clone(),
         ..q::CreateCollection::default()
     };
@@ -172,7 +171,7 @@ fn made(double: &Double, request: &q::CreateCollection) -> Result<q::CollectionI
         }),
         ..q::OptimizersConfigDiff::default()
     };
-    merge_optimizers(&request.optimizers_config.clone().unwrap_or_default(), &mut optimizers)?;
+    merge_optimizers(&request.optimizers_config.unwrap_or_default(), &mut optimizers)?;
     #[expect(deprecated, reason = "the fields of this version")]
     let mut hnsw = q::HnswConfigDiff {
         m: Some(16),
@@ -216,7 +215,7 @@ fn made(double: &Double, request: &q::CreateCollection) -> Result<q::CollectionI
         hnsw_config: Some(hnsw),
         optimizer_config: Some(optimizers),
         wal_config: Some(wal),
-        quantization_config: request.quantization_config.clone(),
+        quantization_config: request.quantization_config,
         metadata,
         ..q::CollectionConfig::default()
     };
@@ -263,7 +262,7 @@ impl Double {
     fn change(&self, request: &q::UpdateCollection) -> Result<(), Status> {
         let served = q::UpdateCollection {
             collection_name: request.collection_name.clone(),
-            optimizers_config: request.optimizers_config.clone(),
+            optimizers_config: request.optimizers_config,
             params: request.params,
             strict_mode_config: request.strict_mode_config.clone(),
             metadata: request.metadata.clone(),
