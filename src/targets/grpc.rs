@@ -1,6 +1,7 @@
 //! gRPC: the channel to a server, and what its statuses mean.
 
 use std::error::Error as _;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
@@ -35,7 +36,9 @@ pub(super) type Service = InterceptedService<Channel, Headers>;
 /// A connection to one server: it is made by the first request, and again when it broke.
 #[derive(Clone)]
 pub(super) struct Grpc {
-    channel: Channel,
+    endpoint: Endpoint,
+    /// Made by the first request: targets are opened outside of a runtime too, where no channel can be made.
+    channel: Arc<OnceLock<Channel>>,
     headers: Headers,
     url: String,
     timeout: Duration,
@@ -62,7 +65,7 @@ impl Interceptor for Headers {
 }
 
 impl Grpc {
-    /// Connects to nothing yet. Must be called within a Tokio runtime.
+    /// Connects to nothing yet.
     ///
     /// [`ErrorKind::Configuration`] for a URL, certificate or token that cannot be used.
     pub(super) fn open(access: Access<'_>) -> Result<Self> {
@@ -110,7 +113,8 @@ impl Grpc {
             endpoint = endpoint.tls_config(tls).map_err(setup)?;
         }
         Ok(Self {
-            channel: endpoint.connect_lazy(),
+            endpoint,
+            channel: Arc::default(),
             headers: Headers(headers),
             url: address,
             timeout: access.timeout,
@@ -118,9 +122,10 @@ impl Grpc {
         })
     }
 
-    /// What a generated client is made of.
+    /// What a generated client is made of. Must be called within a Tokio runtime.
     pub(super) fn service(&self) -> Service {
-        InterceptedService::new(self.channel.clone(), self.headers.clone())
+        let channel = self.channel.get_or_init(|| self.endpoint.connect_lazy());
+        InterceptedService::new(channel.clone(), self.headers.clone())
     }
 
     /// Waits for an answer for `times` the timeout, and says what went wrong. A call that is given up is cancelled.
