@@ -122,7 +122,7 @@ impl Grpc {
         })
     }
 
-    /// What a generated client is made of.
+    /// What a generated client is made of. Must be called within a Tokio runtime.
     pub(super) fn service(&self) -> Service {
         let channel = self.channel.get_or_init(|| self.endpoint.connect_lazy());
         InterceptedService::new(channel.clone(), self.headers.clone())

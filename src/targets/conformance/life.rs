@@ -154,7 +154,8 @@ pub async fn names_may_be_any_text(case: &Case) {
     names.retain(|name| allowed.allow(name));
     names.sort_unstable();
     for (n, name) in names.iter().enumerate() {
-        filled(&*target, &spec(name, 4, Metric::Dot), n as u64).await;
+        let owned = filled(&*target, &spec(name, 4, Metric::Dot), n as u64).await;
+        target.flush(&owned).await.unwrap();
     }
     assert_eq!(target.list().await.unwrap(), names);
     if target.capabilities().persistent {

@@ -190,7 +190,7 @@ impl Client {
         Ok(self.call("searching", 1, client.query(request)).await?.result)
     }
 
-    /// How many values a field has; `None` when there are more than `most`.
+    /// How many values a field has; `None` when there are more than `most`, or the collection's limits do not let us ask.
     pub(super) async fn distinct(&self, collection: &str, field: &str, most: u64) -> Result<Option<u64>> {
         let mut client = self.points();
         let request = q::FacetCounts {
@@ -200,8 +200,11 @@ impl Client {
             exact: Some(true),
             ..q::FacetCounts::default()
         };
-        let hits = self.call("counting tenants", SLOW, client.facet(request)).await?.hits.len() as u64;
-        Ok((hits <= most).then_some(hits))
+        match self.call("counting tenants", SLOW, client.facet(request)).await {
+            Ok(answer) => Ok(Some(answer.hits.len() as u64).filter(|hits| *hits <= most)),
+            Err(e) if is_invalid(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 }
 

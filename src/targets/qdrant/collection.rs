@@ -213,6 +213,8 @@ pub(super) struct Shape {
     pub(super) metric: Metric,
     pub(super) vector_name: Option<String>,
     pub(super) ef_search: u32,
+    /// Most points in one answer, where the collection limits them.
+    pub(super) most: Option<usize>,
 }
 
 impl Remote {
@@ -330,7 +332,9 @@ impl Remote {
         let (vector_name, params, _) = self.vectors()?;
         let default = self.hnsw(&params).ef_construct.and_then(|ef| u32::try_from(ef).ok());
         let spec = self.said::<Spec>(SPEC)?.unwrap_or_default();
+        let limits = self.config().strict_mode_config.filter(|strict| strict.enabled == Some(true));
         Ok(Shape {
+            most: limits.and_then(|limits| usize::try_from(limits.max_query_limit?).ok()),
             dimension: usize::try_from(params.size).unwrap_or(usize::MAX),
             metric: self.metric(&params)?,
             vector_name,

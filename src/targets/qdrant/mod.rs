@@ -131,7 +131,7 @@ fn fresh<T: Clone>(entry: Option<&(T, Instant)>) -> Option<T> {
 }
 
 impl QdrantTarget {
-    /// Sets up the client; nothing is sent yet. Must be called within a Tokio runtime.
+    /// Sets up the client; nothing is sent yet.
     ///
     /// [`ErrorKind::Configuration`] for a URL, certificate or key that cannot be used.
     pub fn new(options: &QdrantOptions) -> Result<Self> {

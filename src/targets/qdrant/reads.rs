@@ -47,6 +47,7 @@ pub(super) async fn scroll(
     limit: usize,
 ) -> Result<ScrollPage> {
     let (limit, mut found) = (limit.max(1), Vec::new());
+    let page = shape.most.unwrap_or(PAGE).clamp(1, PAGE);
     loop {
         let offset = match after {
             None => None,
@@ -59,7 +60,7 @@ pub(super) async fn scroll(
         let request = q::ScrollPoints {
             collection_name: name.to_owned(),
             offset,
-            limit: u32::try_from(PAGE.min(limit - found.len())).ok(),
+            limit: u32::try_from(page.min(limit - found.len())).ok(),
             with_payload: Some(points::with_payload(true)),
             with_vectors: Some(points::with_vector(shape.vector_name.as_deref())),
             ..q::ScrollPoints::default()

@@ -162,7 +162,8 @@ async fn parameters_are_kept() {
     assert_eq!(served.strict_mode_config.as_ref().unwrap().max_query_limit, Some(1000));
     assert!(!served.metadata.contains_key("regrow_after_load"));
     let mut after = target.describe("one").await.unwrap().unwrap();
-    assert_eq!((after.tenants.count, after.count), (Some(3), 500));
+    // The limit for others lets nobody ask for so many tenants; the double does not enforce it.
+    assert_eq!((after.tenants.count, after.count), ((!Served::is_real()).then_some(3), 500));
     (after.count, after.tenants) = (described.count, described.tenants.clone());
     assert_eq!(after, described);
 
